@@ -1,0 +1,39 @@
+# Build without a cache of packages and run without pip, a compiler or a shell of ours.
+# A release pins BASE by digest.
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
+WORKDIR /src
+# The locked packages first: this layer is made anew only when the lock changes.
+COPY requirements.lock ./
+RUN pip install --require-hashes -r requirements.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY tokenproxy ./tokenproxy
+RUN pip install --no-deps . \
+ && python -m compileall -q /opt/venv/lib
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title="tokenproxy" \
+      org.opencontainers.image.description="Attaches live OAuth 2.0 tokens to requests that have none" \
+      org.opencontainers.image.licenses="MIT"
+RUN useradd --uid 65532 --no-create-home --shell /usr/sbin/nologin tokenproxy \
+ && install -d -o 65532 -g 65532 -m 0700 /var/lib/tokenproxy
+COPY --from=build /opt/venv /opt/venv
+# No secret: the names only begin with TOKENPROXY.
+# hadolint ignore=DL3064
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    TOKENPROXY_CONFIG=/etc/tokenproxy/config.toml \
+    TOKENPROXY_STORE__URL=sqlite:/var/lib/tokenproxy/tokenproxy.db
+USER 65532:65532
+WORKDIR /var/lib/tokenproxy
+VOLUME /var/lib/tokenproxy
+EXPOSE 8080 9100
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["tokenproxy", "healthcheck"]
+ENTRYPOINT ["tokenproxy"]
+CMD ["serve"]

@@ -1,0 +1,81 @@
+"""The program behind the admin side, as far as these tests need one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from tokenproxy.errors import UnknownAccountError
+from tokenproxy.metrics import AccountGauge
+
+NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+
+@dataclass
+class Program:
+    """Implements ``Accounts`` and ``Operations``; ``fails`` makes its next call raise."""
+
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    imported: list[bytes] = field(default_factory=list)
+    fails: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.put("books", state="ok", generation=3, live=True, expires_at="2026-11-22T12:38:00Z")
+
+    def put(self, account: str, **said: Any) -> None:
+        self.rows[account] = {"account": account, "state": "new", "detail": "", "next_step": "", **said}
+
+    def _row(self, account: str) -> dict[str, Any]:
+        if self.fails is not None:
+            raise self.fails
+        if account not in self.rows:
+            raise UnknownAccountError(
+                f"There is no account {account}.", account=account, next_step="tokenproxy status"
+            )
+        return self.rows[account]
+
+    async def statuses(self) -> list[dict[str, Any]]:
+        if self.fails is not None:
+            raise self.fails
+        return [self.rows[name] for name in sorted(self.rows)]
+
+    async def status(self, account: str) -> dict[str, Any]:
+        return self._row(account)
+
+    async def import_answer(self, account: str, answer: bytes) -> dict[str, Any]:
+        self.imported.append(answer)
+        self._row(account)["state"] = "ok"
+        return self._row(account)
+
+    async def refresh(self, account: str) -> dict[str, Any]:
+        self._row(account)["generation"] += 1
+        return self._row(account)
+
+    async def logout(self, account: str) -> dict[str, Any]:
+        self._row(account)["state"] = "new"
+        return self._row(account)
+
+    async def rebind(self, account: str) -> dict[str, Any]:
+        return self._row(account) | {"rebound": True}
+
+    async def reload(self) -> dict[str, Any]:
+        if self.fails is not None:
+            raise self.fails
+        return {"accounts": len(self.rows)}
+
+    async def rotate_keys(self) -> dict[str, Any]:
+        if self.fails is not None:
+            raise self.fails
+        return {"resealed": len(self.rows), "key_id": "1f3a"}
+
+    async def info(self) -> dict[str, Any]:
+        return {"version": "0.1.0", "pid": 4711, "uptime": 12.5, "listeners": {}, "config": "config.toml"}
+
+
+def gauges() -> list[AccountGauge]:
+    return [
+        AccountGauge(
+            "books", {"ok": 2, "login_required": 1}, token_expiry=1e9, refresh_token_expiry=None, overdue=1
+        )
+    ]

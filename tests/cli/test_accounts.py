@@ -1,0 +1,323 @@
+"""An account's life by commands, with and without a running ``serve``; what scripts decide by is the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Setup
+from tests.cli.program import command_line, environment, serving, terminal
+from tokenproxy.cli.accounts import advice, status_table
+from tokenproxy.cli.present import Printer
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["offline", "running"])
+async def test_the_life_of_an_account(setup: Setup, *, running: bool) -> None:
+    """The same commands say the same, whether they talk to ``serve`` or open the store themselves."""
+    if not running:
+        await _life(setup, running=False)
+        return
+    async with serving(setup.config):
+        await _life(setup, running=True)
+
+
+async def _life(setup: Setup, *, running: bool) -> None:
+    empty = await setup.run("status")
+    assert empty.code == 3
+    assert "✗ not logged in" in empty.out
+    assert f"To fix books:  tokenproxy import books --config {setup.config} < answer.json" in empty.out
+    assert ("serve is not running" in empty.err) is not running
+
+    imported = await setup.run("import", "books", given=json.dumps(setup.provider.new_grant()))
+    assert imported.code == 0
+    assert "✓ books: tokens imported" in imported.out
+    assert ("tokenproxy serve" in imported.out) is not running
+
+    good = await setup.run("status", "books")
+    assert good.code == 0
+    assert "✓ ok" in good.out
+
+    renewed = await setup.run("refresh", "books")
+    assert renewed.code == 0
+    assert "renewed, generation 2" in renewed.out
+    assert ", was " in renewed.out
+    assert setup.provider.refreshes == 1
+
+    answer = json.loads((await setup.run("status", "--json")).out)
+    assert answer["running"] is running
+    assert [each["generation"] for each in answer["accounts"]] == [2]
+
+    gone = await setup.run("logout", "books")
+    assert gone.code == 0
+    assert "logged out" in gone.out
+    assert (await setup.run("status", "books")).code == 3
+    assert (await setup.run("refresh", "books")).code == 3
+    assert not setup.provider.complaints
+
+
+async def test_a_refused_grant_is_3_and_a_provider_that_is_down_is_4(setup: Setup) -> None:
+    """The one needs a person, the other only time."""
+    await setup.run("import", "books", given=json.dumps(setup.provider.new_grant()))
+    setup.provider.outage = 503
+    down = await setup.run("refresh", "books")
+    degraded = await setup.run("status")
+    setup.provider.outage = None
+    setup.provider.revoke_grant()
+    refused = await setup.run("refresh", "books")
+    ended = await setup.run("status")
+
+    assert down.code == 4
+    assert down.err.count("\n") == 2
+    assert f"Next:  tokenproxy status books --config {setup.config}\n" in down.err
+    assert degraded.code == 0
+    assert "! degraded" in degraded.out
+    assert "tried again by itself" in degraded.out
+    assert refused.code == 3
+    assert "Next:  tokenproxy import books" in refused.err
+    assert ended.code == 3
+    assert "✗ login required" in ended.out
+
+
+async def test_rebind_is_the_explicit_word(setup: Setup) -> None:
+    """A changed client_id: nothing is sent to the new registration before a person says so."""
+    await setup.run("import", "books", given=json.dumps(setup.provider.new_grant()))
+    text = setup.config.read_text()
+    setup.config.write_text(
+        text.replace(f'client_id = "{setup.provider.client_id}"', 'client_id = "client-2"')
+    )
+    setup.provider.client_id = "client-2"
+    stopped = await setup.run("refresh", "books")
+    status = await setup.run("status")
+    assert setup.provider.token_calls == 0
+    rebound = await setup.run("rebind", "books")
+    renewed = await setup.run("refresh", "books")
+
+    assert (stopped.code, status.code) == (3, 3)
+    assert "tokenproxy rebind books" in status.out
+    assert rebound.code == 0
+    assert "now belong to client client-2 at http://127.0.0.1:" in rebound.out
+    assert renewed.code == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [(b"", "nothing came"), (b" \n", "nothing came"), (b"x" * (1024 * 1024 + 1), "more than 1 MiB"),
+     (b"<html>", "neither a token answer nor a refresh token")],
+    ids=["empty", "blank", "huge", "html"],
+)  # fmt: skip
+async def test_an_import_of_nothing_usable_is_one_sentence(setup: Setup, given: bytes, says: str) -> None:
+    ended = await setup.run("import", "books", given=given)
+
+    assert ended.code != 0
+    assert says in ended.err
+    assert "Next:  tokenproxy import books" in ended.err
+    assert not ended.out
+
+
+async def test_an_unknown_account_names_the_known_ones(setup: Setup) -> None:
+    for words in (("status", "boks"), ("refresh", "boks"), ("logout", "boks"), ("rebind", "boks")):
+        ended = await setup.run(*words)
+        assert ended.code == 2
+        assert "books" in ended.err
+
+
+async def test_on_a_terminal_import_says_what_it_waits_for_and_shows_nothing_of_it(setup: Setup) -> None:
+    """Silence would look like a hang, and a token must not stay on the screen."""
+
+    def person(token: str) -> str:
+        with terminal("import", "books", "--config", str(setup.config)) as screen:
+            screen.until("Waiting for books's token answer (JSON) or refresh token on standard input")
+            screen.until("Ctrl-C stops.")
+            screen.type(f"{token}\n\x04")
+            ended = screen.ended()
+        assert ended.code == 0, ended.out
+        return ended.out
+
+    token = setup.provider.new_grant()["refresh_token"]
+    shown = await asyncio.to_thread(person, token)
+
+    assert token not in shown
+    assert "tokens imported" in shown
+    assert (await setup.run("refresh", "books")).code == 0
+
+
+async def test_a_line_that_the_terminal_cut_is_refused(setup: Setup) -> None:
+    """A terminal drops what is past 4,095 characters of a line silently: half a token would be imported."""
+
+    def person() -> None:
+        with terminal("import", "books", "--config", str(setup.config)) as screen:
+            screen.until("Ctrl-C stops.")
+            screen.type("r" * 4094)
+            screen.type("r" * 1000 + "\n\x04")
+            ended = screen.ended()
+        assert ended.code == 2
+        assert "a terminal cuts lines" in ended.out
+
+    await asyncio.to_thread(person)
+    assert (await setup.run("status")).code == 3
+
+
+async def test_ctrl_c_while_import_waits_is_130_and_gives_the_echo_back(setup: Setup) -> None:
+    """A terminal left without echo looks broken."""
+    import termios
+
+    def person() -> None:
+        with terminal("import", "books", "--config", str(setup.config)) as screen:
+            screen.until("Ctrl-C stops.")
+            screen.type("\x03")
+            ended = screen.ended()
+            assert termios.tcgetattr(screen.screen)[3] & termios.ECHO
+        assert ended.code == 130
+        assert "Traceback" not in ended.out
+
+    await asyncio.to_thread(person)
+
+
+async def test_a_watch_does_not_keep_serve_from_starting(setup: Setup) -> None:
+    """The store is exclusive; a status left open on another terminal must not block the service."""
+    watch = subprocess.Popen(
+        command_line(["status", "--watch", "--json", "--config", str(setup.config)]),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    try:
+        assert watch.stdout is not None
+        await asyncio.to_thread(watch.stdout.readline)
+        async with serving(setup.config):
+            while b'"running": true' not in await asyncio.to_thread(watch.stdout.readline):
+                assert watch.poll() is None
+        watch.send_signal(signal.SIGINT)
+        _, err = await asyncio.to_thread(watch.communicate, timeout=20)
+    finally:
+        if watch.poll() is None:
+            watch.kill()
+            watch.communicate()
+
+    assert watch.returncode == 130
+    assert b"Traceback" not in err
+
+
+async def test_quiet_says_nothing_where_all_went_well(setup: Setup) -> None:
+    ended = await setup.run("import", "books", "--quiet", given=json.dumps(setup.provider.new_grant()))
+
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    assert (await setup.run("status", "--quiet")).out.startswith("ACCOUNT")
+
+
+async def test_a_reader_that_leaves_is_no_error_to_print(setup: Setup) -> None:
+    """``tokenproxy status | head -1`` must not end in a traceback."""
+    read, write = os.pipe()
+    os.close(read)
+    process = await asyncio.create_subprocess_exec(
+        *command_line(["status", "--quiet", "--config", str(setup.config)]),
+        stdout=write,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
+    )
+    os.close(write)
+    _, err = await process.communicate()
+
+    assert err == b""
+    assert process.returncode == 1
+
+
+async def test_an_ascii_terminal_gets_words(setup: Setup) -> None:
+    ended = await asyncio.to_thread(
+        lambda: subprocess.run(
+            command_line(["status", "--config", str(setup.config)]),
+            env=environment({"PYTHONIOENCODING": "ascii"}),
+            capture_output=True,
+            check=False,
+            timeout=20,
+        )
+    )
+
+    assert b"FAIL not logged in" in ended.stdout
+
+
+def test_the_first_import_says_that_a_key_was_made(tmp_path: Path) -> None:
+    """Without a copy of it the login is lost with the machine; nobody reads that in a log."""
+    from tests.cli.program import run
+
+    (tmp_path / "config.toml").write_text(
+        '[accounts.a]\nprovider = "askara"\nclient_id = "x"\nclient_secret = "literal:long-enough-secret"\n'
+        '[routes.a]\nupstream = "https://api.askara.ai"\naccount = "a"\n'
+    )
+    ended = run("import", "a", given="refresh-token-of-somebody", cwd=tmp_path)
+
+    assert ended.code == 0
+    assert "wrote  tokenproxy.key   mode 0600. Keep a copy" in ended.err
+    assert "long-enough-secret" not in ended.out + ended.err
+    assert "refresh-token-of-somebody" not in ended.out + ended.err
+
+
+# -- the table, where no simulator brings an account into every state ---------------------------------------------------
+
+NOW = datetime(2026, 11, 22, 14, 26, tzinfo=UTC)
+
+
+def status(**changed: Any) -> dict[str, Any]:
+    return {
+        "account": "crm", "provider": "plain", "state": "ok", "reason": "", "detail": "account crm is well",
+        "next_step": "", "generation": 7, "expires_at": "2026-11-22T15:04:00Z", "refresh_expires_at": None,
+        "renewed_at": "2026-11-22T14:04:00Z", "since": "2026-11-20T10:00:00Z", "retry_at": None, "identity": None,
+        "scope": None, "in_flight": False, "unstored": False, "live": True, **changed,
+    }  # fmt: skip
+
+
+def test_the_table_says_until_when_and_what_went_wrong() -> None:
+    found = [
+        status(identity="ana@example.com"),
+        status(account="erp", state="login_required", reason="refused", live=False, since="2026-11-22T09:12:00Z",
+               next_step="tokenproxy import erp < answer.json", detail="the provider ended the grant"),
+        status(account="idle", expires_at="2026-11-22T13:00:00Z", live=False),
+        status(account="odd", expires_at=None),
+    ]  # fmt: skip
+    lines = status_table(found, NOW, Printer(color=False)).splitlines()
+
+    assert lines[0].split() == [
+        "ACCOUNT",
+        "IDENTITY",
+        "STATE",
+        "TOKEN",
+        "UNTIL",
+        "LAST",
+        "REFRESH",
+        "GENERATION",
+    ]
+    assert "ana@example.com" in lines[1]
+    assert "15:04 (38 min)" in lines[1]
+    assert "09:12  refused" in lines[2]
+    assert "on next use" in lines[3]
+    assert "unknown" in lines[4]
+    assert list(advice(found[0], NOW)) == []
+    assert list(advice(found[1], NOW)) == [
+        "To fix erp:  tokenproxy import erp < answer.json",
+        "  the provider ended the grant",
+    ]
+
+
+def test_what_mends_by_itself_says_when() -> None:
+    waiting = status(
+        state="degraded",
+        detail="the provider of account crm gives no tokens",
+        retry_at="2026-11-22T14:26:30Z",
+    )
+
+    assert list(advice(waiting, NOW)) == [
+        "crm: the provider of account crm gives no tokens; tried again by itself at 14:26:30"
+    ]
+
+
+def test_tokens_that_are_not_on_disk_yet_are_told() -> None:
+    """Stopping now would lose them."""
+    assert "not in the store yet" in next(advice(status(unstored=True), NOW))

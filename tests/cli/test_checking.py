@@ -1,0 +1,145 @@
+"""``check`` tells everything at once and aligned; ``presets`` gives what can be pasted back."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import run
+from tokenproxy import config
+
+GOOD = """\
+[accounts.crm]
+provider = "askara"
+client_id = "x"
+client_secret = "env:CRM_SECRET"
+[routes.crm]
+upstream = "https://api.askara.ai"
+account = "crm"
+"""
+ENV = {"CRM_SECRET": "planted-secret-0123"}
+
+BAD = """\
+[accounts.crm]
+provider = "askara"
+grant = "authcode"
+client_id = "x"
+client_secret = "planted-secret-0123"
+[routes.crm]
+upstream = "https://api.askara.ai"
+acount = "crm"
+"""
+
+
+def test_every_problem_stands_on_a_line_of_its_own(tmp_path: Path) -> None:
+    """One run is enough to mend the file; keys, sentences and lines stand in columns."""
+    (tmp_path / "config.toml").write_text(BAD)
+    ended = run("check", cwd=tmp_path)
+    lines = ended.out.splitlines()
+
+    assert ended.code == 2
+    assert lines[0] == f"config.toml: {len(lines) - 2} problems"
+    assert lines[-1] == "Nothing was changed. Settings: docs/config.md"
+    assert "authorization_code" in ended.out
+    assert "line 3" in ended.out
+    assert 'Did you mean "account"?' in ended.out
+    assert "planted-secret" not in ended.out + ended.err
+    starts = {line.index(line.split(None, 1)[1]) for line in lines[1:-1]}
+    assert len(starts) == 1
+
+
+def test_other_commands_tell_the_same_problems_as_an_error(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(BAD)
+    ended = run("serve", cwd=tmp_path)
+
+    assert ended.code == 2
+    assert ended.out == ""
+    assert ended.err.startswith("tokenproxy: config.toml: ")
+    assert ended.err.splitlines()[-1] == "Next:  correct it, then: tokenproxy check"
+
+
+def test_a_program_may_read_the_problems(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(BAD)
+    bad = json.loads(run("check", "--json", cwd=tmp_path).out)
+    (tmp_path / "config.toml").write_text(GOOD)
+    good = run("check", "--json", cwd=tmp_path, env=ENV)
+
+    assert not bad["ok"]
+    assert {"path", "message", "line"} == set(bad["problems"][0])
+    assert good.code == 0
+    assert json.loads(good.out) == {"config": "config.toml", "ok": True, "problems": [], "warnings": []}
+
+
+def test_a_good_config_shows_where_apps_should_point(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(GOOD)
+    ended = run("check", cwd=tmp_path, env=ENV)
+
+    assert ended.code == 0
+    assert "✓ config.toml   1 account, 1 route" in ended.out
+    assert "http://127.0.0.1:8080/crm  ->  https://api.askara.ai" in ended.out
+    assert not (tmp_path / "tokenproxy.db").exists()
+    assert not (tmp_path / "tokenproxy.key").exists()
+
+
+def test_warnings_are_told_and_are_no_failure(tmp_path: Path) -> None:
+    secret = tmp_path / "crm.secret"
+    secret.write_text("planted-secret-0123")
+    secret.chmod(0o644)
+    (tmp_path / "config.toml").write_text(GOOD.replace("env:CRM_SECRET", "file:crm.secret"))
+    ended = run("check", cwd=tmp_path)
+
+    assert ended.code == 0
+    assert "! 1 warning" in ended.out
+    assert "chmod 600" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [(None, "is there, but its key"), ("not base64!", "is not base64"), ("c2hvcnQ=", "5 bytes")],
+)
+def test_a_key_that_will_not_open_the_store_is_found_before_serve_is(
+    key: str | None, says: str, tmp_path: Path
+) -> None:
+    """The restart at night would be the wrong moment to learn it."""
+    (tmp_path / "config.toml").write_text(GOOD)
+    (tmp_path / "tokenproxy.db").write_bytes(b"something")
+    if key is not None:
+        (tmp_path / "tokenproxy.key").touch(mode=0o600)
+        (tmp_path / "tokenproxy.key").write_text(key)
+    ended = run("check", cwd=tmp_path, env=ENV)
+
+    assert ended.code == 2
+    assert says in ended.out
+    assert key is None or key not in ended.out
+
+
+def test_a_certificate_that_is_none_is_found(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    (tmp_path / "config.toml").write_text(f'{GOOD}tls = {{ ca_file = "ca.pem" }}\n')
+    ended = run("check", cwd=tmp_path, env=ENV)
+
+    assert ended.code == 2
+    assert "routes.crm.tls" in ended.out
+
+
+def test_every_preset_can_be_pasted_into_a_config() -> None:
+    """What is printed is the preset, all of it, as TOML."""
+    for name, preset in config.presets().items():
+        printed = run("presets", name).out
+
+        assert tomllib.loads(printed) == {"providers": {name: dict(preset.raw)}}
+
+
+def test_presets_are_listed_with_what_an_account_must_fill_in() -> None:
+    ended = run("presets")
+
+    row = next(line for line in ended.out.splitlines() if line.startswith("perscom "))
+    assert "dashboard" in row
+    assert {each["name"] for each in json.loads(run("presets", "--json").out)["presets"]} == set(
+        config.presets()
+    )
+    assert "vars = { dashboard" in run("presets", "perscom").err
+    assert run("presets", "nobody").code == 2

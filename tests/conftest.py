@@ -1,0 +1,25 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+for _name in [name for name in os.environ if name.startswith("TOKENPROXY_") and "_TEST_" not in name]:
+    del os.environ[_name]  # somebody's own settings are none of the tests' business
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped and os.environ.get("TOKENPROXY_TEST_NO_SKIPS"):
+        terminalreporter.write_line(f"{len(skipped)} tests were skipped, and here none may be", red=True)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Where everything is installed (.ci/run), a skipped test is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not os.environ.get("TOKENPROXY_TEST_NO_SKIPS"):
+        return
+    if reporter.stats.get("skipped") and exitstatus == 0:
+        session.exitstatus = 1

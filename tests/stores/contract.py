@@ -1,0 +1,337 @@
+"""What every store promises (``core.interfaces.Store``), as stories; each store's tests run all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from tests.stores.values import BOUND, GONE, LEASE, LOST, NOW, OK, adopt, claim, commit, tokens
+from tokenproxy.core.interfaces import Store, Summary
+
+LATER = NOW + timedelta(minutes=1)
+
+
+class StoreContract:
+    """Subclass with a fixture ``store``: an empty, open store."""
+
+    async def test_an_adopted_token_set_comes_back_as_it_was(self, store: Store) -> None:
+        """Every field counts: the scope that was asked for, say, is what the next refresh must repeat."""
+        assert await adopt(store)
+
+        record = await store.load("crm/anna")
+        assert record is not None
+        assert record.tokens == tokens()
+        assert (record.account, record.bound_to, record.generation) == ("crm/anna", BOUND, 1)
+        assert (record.standing, record.renewed_at) == (OK, NOW)
+        assert (record.in_flight_since, record.previous) == (None, None)
+
+    async def test_an_account_that_is_not_there_is_none_and_gets_no_row(self, store: Store) -> None:
+        """An unknown name must leave nothing behind (design.md 3)."""
+        assert await store.load("nobody") is None
+        assert await store.claim("nobody", generation=0, now=NOW, lease=LEASE) is None
+        assert not await store.forget("nobody", standing=GONE)
+        await store.stand("nobody", LOST)
+        await store.rebind("nobody", bound_to=BOUND, standing=OK)
+        await store.settled("nobody", generation=1)
+
+        assert await store.summaries() == []
+
+    async def test_a_renewal_stores_the_new_pair_and_keeps_the_spent_refresh_token(
+        self, store: Store
+    ) -> None:
+        """Until the new pair has worked, the spent one may be the only one that the provider knows (operations C.3)."""
+        await adopt(store)
+
+        assert await commit(store, await claim(store))
+
+        record = await store.load("crm/anna")
+        assert record is not None
+        assert record.tokens == tokens(2)
+        assert record.previous == "planted-refresh-1"
+        assert record.in_flight_since is None
+        await store.settled("crm/anna", generation=1)  # said late, of an older pair: not this one's business
+        assert await previous_of(store) == "planted-refresh-1"
+        await store.settled("crm/anna", generation=2)
+        assert await previous_of(store) is None
+
+    async def test_one_claim_at_a_time(self, store: Store) -> None:
+        """Two renewals at once would send one refresh token twice, which may cost the login (RFC 9700 4.14)."""
+        await adopt(store)
+
+        claims = await asyncio.gather(
+            *(store.claim("crm/anna", generation=1, now=NOW, lease=LEASE) for _ in range(20))
+        )
+
+        assert sum(each is not None for each in claims) == 1
+
+    async def test_a_claim_needs_the_stored_generation(self, store: Store) -> None:
+        """Who asks for a renewal of a token set that is already replaced must load the newer one instead."""
+        await adopt(store)
+        await commit(store, await claim(store))
+
+        assert await store.claim("crm/anna", generation=1, now=NOW, lease=LEASE) is None
+        assert await store.claim("crm/anna", generation=3, now=NOW, lease=LEASE) is None
+        assert await store.claim("crm/anna", generation=2, now=NOW, lease=LEASE) is not None
+
+    async def test_the_mark_is_there_before_anything_is_sent(self, store: Store) -> None:
+        """A crash between sending and storing is seen at the next start by this mark alone."""
+        await adopt(store)
+        await claim(store)
+
+        record = await store.load("crm/anna")
+        assert record is not None
+        assert record.in_flight_since == NOW
+        assert await store.in_doubt() == ["crm/anna"]
+
+    async def test_marks_come_newest_first(self, store: Store) -> None:
+        """The provider's grace may be 10 s: the newest has the best chance, the oldest the worst."""
+        for minute, name in enumerate(["b", "a", "c", "d"]):
+            await adopt(store, name)
+            if name != "d":
+                await claim(store, name, at=NOW + timedelta(minutes=minute))
+
+        assert await store.in_doubt() == ["c", "a", "b"]
+
+    async def test_a_lease_that_ran_out_is_taken_over_with_its_mark(self, store: Store) -> None:
+        """The successor must know that a refresh token may have been spent already."""
+        await adopt(store)
+        first = await claim(store)
+
+        assert await store.claim("crm/anna", generation=1, now=NOW + LEASE / 2, lease=LEASE) is None
+        second = await claim(store, at=NOW + LEASE)
+
+        assert first.found_in_flight is None
+        assert second.found_in_flight == NOW
+        assert second.fence > first.fence
+
+    async def test_a_lost_lease_changes_nothing(self, store: Store) -> None:
+        """A holder that was stopped and wakes up late must not overwrite its successor's newer pair."""
+        await adopt(store)
+        stopped = await claim(store)
+        successor = await claim(store, at=NOW + LEASE)
+
+        assert not await commit(store, stopped)
+        assert not await store.give_up(stopped, standing=LOST, keep_mark=True)
+        assert await commit(store, successor)
+        before = await store.load("crm/anna")
+        assert not await commit(store, stopped)
+        assert not await store.give_up(stopped, standing=LOST, keep_mark=True)
+
+        assert await store.load("crm/anna") == before
+
+    async def test_a_late_answer_is_taken_while_nobody_else_was_there(self, store: Store) -> None:
+        """The lease is over but the pair is the only living one: never drop what the provider has issued."""
+        await adopt(store)
+        claimed = await claim(store)
+        await store.give_up(claimed, standing=LOST, keep_mark=True)
+
+        assert await commit(store, claimed)
+
+    async def test_a_commit_may_be_repeated_when_its_answer_was_lost(self, store: Store) -> None:
+        """After a cut connection or a cancelled caller, asking again must not look like a lost lease."""
+        await adopt(store)
+        claimed = await claim(store)
+
+        assert await commit(store, claimed)
+        assert await commit(store, claimed)
+        assert await generation_of(store) == 2
+        await claim(store, generation=2)
+        assert not await commit(store, claimed)
+
+    async def test_a_commit_of_the_wrong_generation_is_a_mistake_of_ours(self, store: Store) -> None:
+        """Generations count by one; a gap would make readers wait for what never comes."""
+        await adopt(store)
+        claimed = await claim(store)
+
+        with pytest.raises(ValueError, match="succeed"):
+            await store.commit(claimed, tokens(3), previous=None, standing=OK, now=NOW)
+
+    async def test_giving_up_says_why_and_lets_the_next_one_try(self, store: Store) -> None:
+        """Not sent: no mark stays, and the next renewal need not wait for the lease to end."""
+        await adopt(store)
+
+        assert await store.give_up(await claim(store), standing=LOST, keep_mark=False)
+
+        record = await store.load("crm/anna")
+        assert record is not None
+        assert (record.standing, record.in_flight_since, record.tokens) == (LOST, None, tokens())
+        assert (await claim(store)).found_in_flight is None
+
+    async def test_giving_up_after_a_lost_answer_keeps_the_mark(self, store: Store) -> None:
+        """The next renewal, maybe after a restart, must know that the token may be spent."""
+        await adopt(store)
+
+        assert await store.give_up(await claim(store), standing=LOST, keep_mark=True)
+
+        assert await store.in_doubt() == ["crm/anna"]
+        assert (await claim(store, at=LATER)).found_in_flight == NOW
+
+    async def test_a_login_ends_a_renewal_under_way(self, store: Store) -> None:
+        """What a person just brought is newer than any answer still on its way."""
+        await adopt(store)
+        claimed = await claim(store)
+
+        assert await adopt(store, generation=2)
+
+        assert not await commit(store, claimed)
+        assert await store.in_doubt() == []
+        assert (await claim(store, generation=2)).found_in_flight is None
+
+    async def test_adopting_needs_the_generation_before(self, store: Store) -> None:
+        """Two logins at once: one is told to look again, none is lost unseen."""
+        assert not await adopt(store, generation=2)
+        assert await store.load("crm/anna") is None
+        results = await asyncio.gather(*(adopt(store) for _ in range(10)))
+
+        assert sorted(results) == [False] * 9 + [True]
+        assert not await adopt(store, generation=3)
+        assert await generation_of(store) == 1
+
+    async def test_adopting_binds_to_the_new_registration_and_drops_the_previous(self, store: Store) -> None:
+        """The refresh token of another registration must never go to the new one."""
+        await adopt(store)
+        await commit(store, await claim(store))
+
+        await store.adopt(
+            "crm/anna", tokens(3), bound_to="https://other.example:443 b", standing=OK, now=LATER
+        )
+
+        record = await store.load("crm/anna")
+        assert record is not None
+        assert (record.bound_to, record.previous, record.renewed_at) == (
+            "https://other.example:443 b",
+            None,
+            LATER,
+        )
+
+    async def test_forgetting_drops_every_secret_and_no_number_comes_twice(self, store: Store) -> None:
+        """A request that still holds generation 2 must never take a later login's set for its own."""
+        await adopt(store)
+        await commit(store, await claim(store))
+
+        assert await store.forget("crm/anna", standing=GONE)
+        assert not await store.forget("crm/anna", standing=GONE)
+
+        record = await store.load("crm/anna")
+        assert record is not None
+        assert (record.tokens, record.previous, record.generation, record.standing) == (None, None, 2, GONE)
+        assert not await adopt(store)
+        assert await adopt(store, generation=3)
+
+    async def test_an_answer_does_not_bring_a_forgotten_account_back(self, store: Store) -> None:
+        """Logged out means logged out, also for the renewal that was under way."""
+        await adopt(store)
+        claimed = await claim(store)
+
+        await store.forget("crm/anna", standing=GONE)
+
+        assert not await commit(store, claimed)
+        record = await store.load("crm/anna")
+        assert record is not None
+        assert record.tokens is None
+
+    async def test_standing_and_binding_change_without_the_tokens(self, store: Store) -> None:
+        """``rebind`` is the operator's word that the tokens belong to the new registration: they must survive it."""
+        await adopt(store)
+
+        await store.stand("crm/anna", LOST)
+        await store.rebind("crm/anna", bound_to="https://new.example:443 b", standing=OK)
+
+        record = await store.load("crm/anna")
+        assert record is not None
+        assert (record.bound_to, record.standing, record.tokens) == (
+            "https://new.example:443 b",
+            OK,
+            tokens(),
+        )
+
+    async def test_standings_survive_to_the_microsecond(self, store: Store) -> None:
+        """``retry_at`` and the count of failures decide when a provider is asked again after a restart."""
+        await adopt(store)
+        await store.stand("crm/anna", LOST)
+
+        record = await store.load("crm/anna")
+        assert record is not None
+        assert record.standing == LOST
+
+    async def test_summaries_are_by_name_and_tell_no_secret(self, store: Store) -> None:
+        """``status`` reads these; it must work, and be safe to print, whatever the key."""
+        await adopt(store, "b")
+        await adopt(store, "a/x")
+        await claim(store, "b")
+        await store.forget("a/x", standing=GONE)
+
+        summaries = await store.summaries()
+
+        assert summaries == [
+            Summary("a/x", BOUND, 1, GONE, None, None, None, NOW, has_tokens=False),
+            Summary(
+                "b", BOUND, 1, OK, tokens().expires_at, tokens().refresh_expires_at, NOW, NOW, has_tokens=True
+            ),
+        ]
+        assert "planted" not in repr(summaries)
+
+    async def test_records_print_without_secrets(self, store: Store) -> None:
+        """They reach logs and tracebacks."""
+        await adopt(store)
+        await commit(store, await claim(store))
+
+        assert "planted" not in repr(await store.load("crm/anna"))
+
+    async def test_sealing_anew_changes_nothing_that_is_seen(self, store: Store) -> None:
+        """``key rotate`` must be invisible to everybody but the key's owner."""
+        await adopt(store)
+        await commit(store, await claim(store))
+        before = await store.load("crm/anna")
+
+        await store.reseal()
+
+        assert await store.load("crm/anna") == before
+
+    async def test_a_crowd_keeps_each_account_apart(self, store: Store) -> None:
+        """Two hundred tasks on one connection: what one of them does is never lost by another's doing."""
+
+        async def live(number: int) -> bool:
+            name = f"crm/{number:03}"
+            await adopt(store, name)
+            for generation in range(1, 4):
+                rivals = await asyncio.gather(
+                    *(store.claim(name, generation=generation, now=NOW, lease=LEASE) for _ in range(3))
+                )
+                (winner,) = [each for each in rivals if each is not None]
+                if not await commit(store, winner):
+                    return False
+            return True
+
+        assert all(await asyncio.gather(*(live(number) for number in range(200))))
+        assert {each.generation for each in await store.summaries()} == {4}
+        assert len(await store.summaries()) == 200
+
+    async def test_a_cancelled_caller_leaves_nothing_half_done(self, store: Store) -> None:
+        """Its step happens wholly or not at all, and nobody else is held up by it."""
+        await adopt(store)
+        claimed = await claim(store)
+        tasks = [asyncio.create_task(commit(store, claimed)) for _ in range(5)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+        assert await generation_of(store) in {1, 2}
+        assert await commit(store, claimed)
+        assert await adopt(store, "other")
+        await store.check()
+
+
+async def previous_of(store: Store) -> str | None:
+    record = await store.load("crm/anna")
+    assert record is not None
+    return record.previous
+
+
+async def generation_of(store: Store) -> int:
+    record = await store.load("crm/anna")
+    assert record is not None
+    return record.generation

@@ -1,0 +1,112 @@
+"""Every store keeps the same contract, and on random histories all of them say the same."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.stores.contract import StoreContract
+from tests.stores.values import BOUND, GONE, KEY, LEASE, LOST, NOW, OK, tokens
+from tokenproxy.core.interfaces import Claim, Store
+from tokenproxy.stores import open_store
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    url = {"memory": "memory:", "sqlite": f"sqlite:{tmp_path / 'store.db'}"}[request.param]
+    opened = await open_store(url, [KEY])
+    yield opened
+    await opened.close()
+
+
+class TestContract(StoreContract):
+    """The suite, once per store."""
+
+
+Step = tuple[str, str, int, int]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["claim", "commit", "give_up", "adopt", "forget", "settled", "stand", "rebind", "reseal"]
+        ),
+        st.sampled_from(["a", "b"]),
+        st.integers(0, 3),  # a generation
+        st.integers(0, 90),  # seconds since the start; also picks one of the claims
+    ),
+    max_size=40,
+)
+
+
+class Actor:
+    """Does the same steps to one store, with the claims that it got from it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.claims: list[Claim] = []
+
+    async def do(self, step: Step) -> object:
+        """What the store answered, in a form that can be compared between stores."""
+        what, account, generation, number = step
+        now = NOW + timedelta(seconds=number)
+        match what:
+            case "claim":
+                claimed = await self.store.claim(account, generation=generation, now=now, lease=LEASE)
+                self.claims += [claimed] if claimed else []
+                return claimed and replace(claimed, fence=0)
+            case "commit" | "give_up" if self.claims:
+                return await self.finish(what, self.claims[number % len(self.claims)])
+            case "adopt":
+                return await self.store.adopt(
+                    account, tokens(generation + 1), bound_to=BOUND, standing=OK, now=now
+                )
+            case "forget":
+                return await self.store.forget(account, standing=GONE)
+            case "settled":
+                await self.store.settled(account, generation=generation)
+            case "stand":
+                await self.store.stand(account, replace(LOST, fails=number))
+            case "rebind":
+                await self.store.rebind(account, bound_to=str(number), standing=OK)
+            case "reseal":
+                await self.store.reseal()
+        return None
+
+    async def finish(self, what: str, claimed: Claim) -> bool:
+        if what == "give_up":
+            return await self.store.give_up(claimed, standing=LOST, keep_mark=claimed.fence % 2 == 0)
+        return await self.store.commit(
+            claimed, tokens(claimed.generation + 1), previous="spent", standing=OK, now=NOW
+        )
+
+    async def seen(self) -> object:
+        accounts = [await self.store.load(account) for account in ("a", "b")]
+        return accounts, await self.store.summaries(), await self.store.in_doubt()
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=STEPS)
+def test_stores_agree_on_any_history(steps: list[Step]) -> None:
+    """The plain store in memory says what is right; the one with SQL in it must say the same at every step."""
+
+    async def compare(folder: str) -> None:
+        actors = [Actor(await open_store(url, [KEY])) for url in ("memory:", f"sqlite:{folder}/store.db")]
+        try:
+            for step in steps:
+                plain, sql = [await actor.do(step) for actor in actors]
+                assert plain == sql, step
+                plain, sql = [await actor.seen() for actor in actors]
+                assert plain == sql, step
+        finally:
+            for actor in actors:
+                await actor.store.close()
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(compare(folder))

@@ -1,0 +1,46 @@
+"""What the documents say exists, exists, and the other way round."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tokenproxy import config
+from tokenproxy.core.problems import BODY_NOT_REPLAYABLE, PROBLEMS
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_error_page_lists_every_code_with_its_status() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", (ROOT / "docs/errors.md").read_text(), re.MULTILINE)
+
+    assert {code: int(status) for code, status in rows} == {
+        code: kind.status for code, kind in PROBLEMS.items()
+    }
+    assert BODY_NOT_REPLAYABLE in (ROOT / "docs/errors.md").read_text()
+
+
+def test_the_readme_s_config_is_a_config(tmp_path: Path) -> None:
+    """A newcomer copies it first of all; it is at most twelve lines long."""
+    text = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    loaded = config.parse(
+        text, source="README.md", base=tmp_path, environ={"DESKERA_SECRET": "s3cret-of-nobody"}
+    )
+
+    assert len(text.strip().splitlines()) <= 12
+    assert [route.name for route in loaded.routes] == ["books"]
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_lock_fits_and_names_no_index() -> None:
+    """The image is built from it; an address of somebody's mirror would bind it to a place."""
+    lock = (ROOT / "requirements.lock").read_text()
+
+    assert not re.search(r"https?://|index-url", lock)
+    assert all("--hash=sha256:" in block for block in re.split(r"\n(?=[a-z])", lock.strip()))

@@ -1,0 +1,18 @@
+"""What the admin side asks of the running program, beside ``core.interfaces.Accounts``."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Operations(Protocol):
+    """``app`` implements it; ``client.AdminClient`` asks for the same over the socket."""
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the config file again and put it in force. Raises ``ConfigError``; then nothing has changed."""
+
+    async def rotate_keys(self) -> dict[str, Any]:
+        """Seal every row anew under the first key: ``{"resealed": rows, "key_id": ...}``. Raises ``StoreError``."""
+
+    async def info(self) -> dict[str, Any]:
+        """``{"version", "pid", "uptime" (seconds), "listeners": {name: address}, "config": path}``."""

@@ -1,0 +1,519 @@
+"""The only module that knows every part: builds them, starts them, reloads and stops them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import resource
+import signal
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from tokenproxy import __version__, log, stores
+from tokenproxy import config as configs
+from tokenproxy.admin.api import Desk, metrics_app, socket_app, tcp_app
+from tokenproxy.admin.client import AdminClient
+from tokenproxy.admin.exposition import Exposition
+from tokenproxy.admin.guard import Guard
+from tokenproxy.admin.health import Health
+from tokenproxy.admin.server import Running, serve_tcp, serve_unix
+from tokenproxy.config import Config, StoreSettings
+from tokenproxy.core.interfaces import Accounts, Store
+from tokenproxy.core.routes import RouteTable
+from tokenproxy.core.settings import TLSFiles
+from tokenproxy.errors import NotRunningError, StoreError, TokenproxyError
+from tokenproxy.metrics import Metrics
+from tokenproxy.oauth import scheduler
+from tokenproxy.oauth.accounts import OperatorAccounts
+from tokenproxy.oauth.endpoint import Endpoint
+from tokenproxy.oauth.source import Source
+from tokenproxy.oauth.tasks import Tasks
+from tokenproxy.proxy import Plane, PlaneSettings, RequestLog, tls_context
+
+_log = logging.getLogger("tokenproxy")
+
+RECOVERY_PATIENCE: Final = 40.0
+"""Seconds after which the process counts as started although a renewal in doubt still waits for its provider."""
+
+
+class SystemClock:
+    """
+    The system's clocks as one timeline.
+
+    ``now`` is the wall time of the start plus what has really gone by since, sleep of the machine included
+    (CLOCK_BOOTTIME), so that setting the clock can neither expire all tokens at once nor keep a dead one alive.
+    """
+
+    def __init__(self) -> None:
+        self._zero = datetime.now(UTC) - timedelta(seconds=self.monotonic())
+
+    def now(self) -> datetime:
+        return self._zero + timedelta(seconds=self.monotonic())
+
+    if hasattr(time, "CLOCK_BOOTTIME"):
+
+        def monotonic(self) -> float:
+            return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    else:
+
+        def monotonic(self) -> float:
+            return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class App:
+    """Everything that runs; made by ``start``."""
+
+    def __init__(self, config: Config, *, environ: Mapping[str, str], stack: AsyncExitStack) -> None:
+        self.config = config
+        self.addresses: dict[str, str] = {}
+        """Bound addresses by name: proxy, proxy-2, admin, metrics, socket."""
+        self.health = Health()
+        self.metrics = Metrics()
+        self.clock = SystemClock()
+        self._environ = environ
+        self._stack = stack
+        self._tasks = Tasks()
+        self._changing = asyncio.Lock()
+        self._started = self.clock.monotonic()
+        self.store: Store
+        self.source: Source
+        self.accounts: Accounts
+        self._plane: Plane
+
+    # -- start ---------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        config = self.config
+        log.count_into(self.metrics.log_events)
+        _hide_secrets(config)
+        check_tls(config)
+        self.store = await _open_store(config.store, self._environ, self.metrics)
+        self._stack.push_async_callback(self.store.close)
+        endpoint = Endpoint(_provider_tls)
+        self._stack.push_async_callback(endpoint.close)
+        self.source = Source(
+            config.accounts,
+            store=self.store,
+            endpoint=endpoint,
+            clock=self.clock,
+            metrics=self.metrics,
+            policy=config.renew,
+            cache=config.store.cache,
+            jitter=_jitter,
+        )
+        self._stack.push_async_callback(self.source.close)
+        await self.source.start()  # renewals in doubt are repeated first: the provider's grace is short
+        self.accounts = OperatorAccounts(
+            self.source, store=self.store, clock=self.clock, accounts=lambda: self.config.accounts
+        )
+        self._plane = Plane(
+            plane_settings(config),
+            source=self.source,
+            clock=self.clock,
+            metrics=self.metrics,
+            on_request=_request_log(config),
+        )
+        await self._listen()
+        ticking = self._tasks.start(
+            scheduler.run(self.source, clock=self.clock, policy=lambda: self.config.renew), name="scheduler"
+        )
+        self._stack.callback(ticking.cancel)
+        self._tasks.start(self._become_ready(), name="become ready")
+        for warning in config.warnings:
+            log.event(_log, "config_warning", key=warning.path, detail=warning.message, line=warning.line)
+
+    async def _listen(self) -> None:
+        config = self.config
+        desk = Desk(
+            self.accounts,
+            self,
+            self.health,
+            Exposition(
+                self.metrics,
+                accounts=self.source.gauges,
+                spooled=lambda: self.source.unstored,
+                ready=lambda: self.health.ready,
+            ),
+            self.clock.now,
+        )
+        named = config.admin.listen.rpartition(":")[0].strip("[]")
+        guard = Guard.of(config.admin.public_url, config.server.hosts | {named})
+        self.health.checks = {"store": self._check_store, "tokens": self._check_unstored}
+        await self._admin("socket", serve_unix(socket_app(desk), socket_path(config)))
+        await self._admin("admin", serve_tcp(tcp_app(desk, guard), config.admin.listen, key="admin.listen"))
+        if config.metrics.listen:
+            app = metrics_app(desk)
+            await self._admin("metrics", serve_tcp(app, config.metrics.listen, key="metrics.listen"))
+        self._stack.push_async_callback(self._drain)
+        for number, address in enumerate(config.server.listen, start=1):
+            name = "proxy" if number == 1 else f"proxy-{number}"
+            self.addresses[name] = await self._plane.listen(address)
+            log.event(_log, "listening", name=name, address=self.addresses[name])
+
+    async def _admin(self, name: str, serving: Any) -> None:
+        running: Running = await serving
+        self._stack.push_async_callback(running.close)
+        self.addresses[name] = running.address
+        log.event(_log, "listening", name=name, address=running.address)
+
+    async def _become_ready(self) -> None:
+        await self.source.recovered(patience=RECOVERY_PATIENCE)
+        self.health.started = True
+
+    async def _check_store(self) -> str | None:
+        await self.store.check()
+        return None
+
+    async def _check_unstored(self) -> str | None:
+        count = self.source.unstored
+        return f"{count} token sets are not in the store yet" if count else None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return self._plane.in_flight
+
+    # -- stop ----------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Stop taking requests, let those under way end (``deadlines.drain``), then renewals, then the rest."""
+        self.health.draining = True
+        await self._stack.aclose()
+        await self._tasks.finish(patience=0)
+
+    async def cut(self) -> None:
+        """End the drain now; renewals that were sent still end."""
+        await self._plane.close(drain=0)
+
+    async def _drain(self) -> None:
+        await self._plane.close(drain=self.config.deadlines.drain)
+
+    # -- what operators ask (admin.operations.Operations) -----------------------------------------------------------
+
+    async def reload(self) -> dict[str, Any]:
+        """Read, validate, build beside, swap; a bad file changes nothing. Raises ``ConfigError``."""
+        async with self._changing:
+            try:
+                new = await asyncio.to_thread(configs.load, self.config.path, self._environ)
+                check_tls(new)
+                self._plane.swap(plane_settings(new))
+            except TokenproxyError as error:
+                self.metrics.reloads["failed"] += 1
+                log.event(_log, "config_reload_failed", detail=error.message)
+                raise
+            restart = restart_needed(self.config, new)
+            self.config = new
+            _hide_secrets(new)
+            self.source.configure(new.accounts, new.renew)
+            self._plane.on_request = _request_log(new)
+            log.setup(new.log.level, new.log.format)
+            self.metrics.reloads["ok"] += 1
+            self.metrics.last_reload_success = time.time()
+            log.event(_log, "config_reloaded", routes=len(new.routes), restart_needed=restart)
+            return {"routes": len(new.routes), "accounts": len(new.accounts), "restart_needed": restart}
+
+    async def rotate_keys(self) -> dict[str, Any]:
+        async with self._changing:
+            return await rotate_keys(self.store, self.config.store, self._environ)
+
+    async def info(self) -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime": round(self.clock.monotonic() - self._started, 3),
+            "listeners": dict(self.addresses),
+            "config": str(self.config.path),
+        }
+
+
+def _request_log(config: Config) -> Callable[[RequestLog], None] | None:
+    """What ``log.access`` asks for; None costs a request nothing."""
+    if config.log.access == "off":
+        return None
+    slow = config.log.slow if config.log.access == "slow" else 0.0
+    name = "request_slow" if slow else "request"
+
+    def tell(request: RequestLog) -> None:
+        if request.seconds >= slow:
+            log.event(_log, name, **asdict(request))
+
+    return tell
+
+
+async def start(config: Config, *, environ: Mapping[str, str]) -> App:
+    """All parts, listening. Raises ``TokenproxyError``; then nothing is left running."""
+    stack = AsyncExitStack()
+    app = App(config, environ=environ, stack=stack)
+    try:
+        await app._start()  # noqa: SLF001 - the constructor's other half
+    except BaseException:
+        await app.close()
+        raise
+    return app
+
+
+async def serve(config: Config, *, environ: Mapping[str, str], on_ready: Callable[[App], None]) -> None:
+    """
+    Run until SIGTERM or SIGINT, then drain; a second one ends the drain. SIGHUP reloads.
+
+    ``on_ready`` is called when every listener is bound. Raises ``TokenproxyError`` when it cannot start.
+    """
+    log.capture_uncaught()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold every token
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_unexpected)
+    app = await start(config, environ=environ)
+    stop = asyncio.Event()
+    tasks = Tasks()
+
+    def asked_to_stop() -> None:
+        if stop.is_set():
+            tasks.start(app.cut(), name="cut")
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked_to_stop)
+    loop.add_signal_handler(signal.SIGHUP, lambda: tasks.start(_reload(app), name="reload"))
+    try:
+        log.event(_log, "started", version=__version__, config=str(config.path), pid=os.getpid())
+        on_ready(app)
+        await stop.wait()
+        log.event(_log, "stopping", in_flight=app.in_flight)
+    finally:
+        await app.close()
+        await tasks.finish(patience=0)
+        log.event(_log, "stopped")
+
+
+def run(config: Config, *, environ: Mapping[str, str], on_ready: Callable[[App], None]) -> None:
+    """``serve`` on the loop that ``server.loop`` names."""
+    with asyncio.Runner(loop_factory=loop_factory(config.server.loop)) as runner:
+        runner.run(serve(config, environ=environ, on_ready=on_ready))
+
+
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """``auto`` takes uvloop where it is installed; None is asyncio's own."""
+    if name == "asyncio":
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        if name == "auto":
+            return None
+        raise TokenproxyError(
+            "server.loop is uvloop, which is not installed", next_step="pip install 'tokenproxy[fast]'"
+        ) from None
+    return uvloop.new_event_loop
+
+
+async def _reload(app: App) -> None:
+    with suppress(TokenproxyError):  # told by ``reload`` itself
+        await app.reload()
+
+
+def _unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    log.event(_log, "unexpected_error", error=error, where=context.get("message", ""))
+
+
+# -- without a listener ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorFace:
+    """What a command works with: a running ``serve``, or the store itself."""
+
+    running: bool
+    accounts: Accounts
+    _client: AdminClient | None
+    _store: Store | None
+    _config: Config
+    _environ: Mapping[str, str] = field(repr=False)
+
+    async def rotate_keys(self) -> dict[str, Any]:
+        """``{"resealed": rows, "key_id": ...}``. Raises ``StoreError``."""
+        if self._client is not None:
+            return await self._client.rotate_keys()
+        assert self._store is not None  # noqa: S101 - one of the two is there
+        return await rotate_keys(self._store, self._config.store, self._environ)
+
+    async def reload(self) -> dict[str, Any]:
+        """Raises ``NotRunningError`` without a ``serve``, ``ConfigError`` for a bad file."""
+        return await self._running_one().reload()
+
+    async def info(self) -> dict[str, Any]:
+        return await self._running_one().info()
+
+    def _running_one(self) -> AdminClient:
+        if self._client is None:
+            raise NotRunningError(
+                f"no tokenproxy is serving {self._config.path}", next_step="tokenproxy serve"
+            )
+        return self._client
+
+
+@asynccontextmanager
+async def operations(config: Config, *, environ: Mapping[str, str]) -> AsyncIterator[OperatorFace]:
+    """A running ``serve`` over its socket, else the store opened here, for as long as the block lasts."""
+    client = AdminClient(socket_path(config))
+    try:
+        await client.info()
+    except NotRunningError:
+        async with _offline(config, environ) as face:
+            yield face
+        return
+    yield OperatorFace(
+        running=True, accounts=client, _client=client, _store=None, _config=config, _environ=environ
+    )
+
+
+@asynccontextmanager
+async def _offline(config: Config, environ: Mapping[str, str]) -> AsyncIterator[OperatorFace]:
+    metrics, clock = Metrics(), SystemClock()
+    store = await _open_store(config.store, environ, metrics)
+    try:
+        endpoint = Endpoint(_provider_tls)
+        source = Source(
+            config.accounts,
+            store=store,
+            endpoint=endpoint,
+            clock=clock,
+            metrics=metrics,
+            policy=config.renew,
+            jitter=_jitter,
+        )
+        accounts = OperatorAccounts(source, store=store, clock=clock, accounts=lambda: config.accounts)
+        try:
+            yield OperatorFace(
+                running=False,
+                accounts=accounts,
+                _client=None,
+                _store=store,
+                _config=config,
+                _environ=environ,
+            )
+        finally:
+            await source.close()
+            await endpoint.close()
+    finally:
+        await store.close()
+
+
+def socket_path(config: Config) -> Path:
+    """The admin socket: beside the store, so that whoever finds the one finds the other."""
+    return config.store.path.with_name(config.store.path.name + ".sock")
+
+
+def new_key_file(path: Path) -> str:
+    """Make a key file, 0600; gives the key's id. Raises ``StoreError``."""
+    return stores.key_id(stores.parse_keys(stores.create_key_file(path))[0])
+
+
+def probe(address: str, timeout: float) -> tuple[bool, str]:
+    """Ask a health address without importing an HTTP client; (healthy, what it said)."""
+    from tokenproxy.admin.probe import probe as ask
+
+    return ask(address, timeout)
+
+
+async def rotate_keys(store: Store, settings: StoreSettings, environ: Mapping[str, str]) -> dict[str, Any]:
+    """
+    Seal every row anew under the first key; a single key file gets a new first key, and loses the old at the end.
+
+    Broken off anywhere, every row still opens with a key of the file, and starting over is right.
+    """
+    only = settings.keys[0].path if len(settings.keys) == 1 else None
+    if only is not None:
+        await asyncio.to_thread(stores.rotate_key_file, only)
+    keys = await asyncio.to_thread(configs.read_keys, settings, environ)
+    await store.use_keys(keys)
+    resealed = await store.reseal()
+    if only is not None:
+        await asyncio.to_thread(stores.finish_key_file, only)
+        await store.use_keys(keys[:1])
+    log.event(_log, "key_rotated", resealed=resealed, key_id=stores.key_id(keys[0]))
+    return {"resealed": resealed, "key_id": stores.key_id(keys[0])}
+
+
+async def _open_store(settings: StoreSettings, environ: Mapping[str, str], metrics: Metrics) -> Store:
+    _make_first_key(settings)
+    keys = await asyncio.to_thread(configs.read_keys, settings, environ)
+    return await stores.open_store(settings.url, keys, metrics=metrics.store)
+
+
+def _make_first_key(settings: StoreSettings) -> None:
+    """The first start makes the key; a store whose key is missing is not given a new one, which could not open it."""
+    path = settings.keys[0].path
+    if len(settings.keys) != 1 or path is None or path.exists():
+        return
+    if stores.store_exists(settings.url):
+        raise StoreError(
+            f"the store {settings.path} is there, but its key {path} is not",
+            next_step="put the key file back from its backup; without it the stored tokens cannot be opened",
+        )
+    log.event(_log, "key_created", path=str(path), key_id=new_key_file(path))
+
+
+# -- from the config -------------------------------------------------------------------------------------------------
+
+
+def plane_settings(config: Config) -> PlaneSettings:
+    return PlaneSettings(
+        routes=RouteTable.of(config.routes),
+        hosts=config.server.hosts,
+        caller_keys=config.server.caller_keys,
+        deadlines=config.deadlines,
+        limits=config.limits,
+        replay=config.replay,
+    )
+
+
+def check_tls(config: Config) -> None:
+    """Whether every certificate file named in the config can be used. Raises ``TokenproxyError``."""
+    for route in config.routes:
+        tls_context(route.upstream.tls, where=f"routes.{route.name}.tls")
+    for account in config.accounts.values():
+        tls_context(account.provider.tls, where=f"providers.{account.provider.name}.tls")
+
+
+def restart_needed(old: Config, new: Config) -> list[str]:
+    """The keys that a reload read but cannot put in force."""
+    pairs = {
+        "server.listen": (old.server.listen, new.server.listen),
+        "server.loop": (old.server.loop, new.server.loop),
+        "admin.listen": (old.admin.listen, new.admin.listen),
+        "admin.public_url": (old.admin.public_url, new.admin.public_url),
+        "metrics.listen": (old.metrics.listen, new.metrics.listen),
+        "store": (old.store, new.store),
+        "renew.concurrent": (old.renew.concurrent, new.renew.concurrent),
+    }
+    return [key for key, (before, after) in pairs.items() if before != after]
+
+
+def _provider_tls(files: TLSFiles) -> ssl.SSLContext:
+    return tls_context(files, where="providers.*.tls")
+
+
+def _hide_secrets(config: Config) -> None:
+    secrets: Iterable[str] = (
+        *(account.registration.client_secret for account in config.accounts.values()),
+        *config.server.caller_keys,
+    )
+    for secret in secrets:
+        log.register_secret(secret, lasting=True)
+
+
+def _jitter() -> float:
+    return random.uniform(-1, 1)  # noqa: S311 - spreads load; nothing secret depends on it

@@ -1,0 +1,5 @@
+"""Commands: the only place that prints and exits."""
+
+from tokenproxy.cli.root import main
+
+__all__ = ["main"]

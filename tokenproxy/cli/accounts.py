@@ -1,0 +1,307 @@
+"""``import``, ``status``, ``refresh``, ``logout``, ``rebind``: what a person does about an account."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from tokenproxy.cli.command import Call, UnusableError, account_argument, command, operate
+from tokenproxy.cli.present import Printer, moment, table, until, when
+
+if TYPE_CHECKING:
+    from tokenproxy.app import OperatorFace
+    from tokenproxy.config import Config
+
+Status = Mapping[str, Any]
+
+STATES: Final[Mapping[str, tuple[str, str]]] = {
+    "new": ("bad", "not logged in"),
+    "ok": ("good", "ok"),
+    "degraded": ("warn", "degraded"),
+    "login_required": ("bad", "login required"),
+    "misconfigured": ("bad", "misconfigured"),
+    "in_doubt": ("warn", "in doubt"),
+}
+"""An account's state as a mark and in words."""
+NEEDS_LOGIN: Final = frozenset({"new", "login_required"})
+LOGIN_REQUIRED: Final = 3
+
+_LARGEST: Final = 1024 * 1024
+_LONGEST_LINE: Final = 4095
+"""What a terminal gives of one line (N_TTY_BUF_SIZE less its end); the rest of a longer one is lost silently."""
+_EVERY: Final = 2.0
+
+
+def local_now() -> datetime:
+    return datetime.now(UTC).astimezone()
+
+
+# -- import ----------------------------------------------------------------------------------------------------------
+
+
+@command("import", json=True)
+@account_argument()
+def import_(call: Call, *, account: str) -> None:
+    """
+    Hand in ACCOUNT's tokens on standard input.
+
+    \b
+      tokenproxy import books < answer.json
+      pass show books/refresh | tokenproxy import books
+
+    Either the provider's token answer as JSON, as it came, or a bare refresh token. ACCOUNT is a table
+    [accounts.NAME] of the config, or NAME/SUB for one of its people.
+    """  # noqa: D301 - \b is click's
+    answer = _answer(call, account)
+
+    async def work(_: Config, face: OperatorFace) -> tuple[dict[str, Any], bool]:
+        return await face.accounts.import_answer(account, answer), face.running
+
+    status, running = operate(call, work)
+    if call.json:
+        call.out.json(status)
+        return
+    call.out.done(f"{account}: tokens imported")
+    _facts(call.out, status)
+    if not running:
+        call.out.say(call.step("Next:  tokenproxy serve"))
+    elif not status["live"]:
+        call.out.say(call.step(f"Next:  tokenproxy refresh {account}   (or let the first request do it)"))
+
+
+def _answer(call: Call, account: str) -> bytes:
+    source = sys.stdin.buffer
+    if sys.stdin.isatty():
+        with _no_echo():
+            call.out.error(
+                f"Waiting for {account}'s token answer (JSON) or refresh token on standard input: paste it, Enter, Ctrl-D.\n"
+                "What you paste is not shown. Ctrl-C stops."
+            )
+            given = source.read(_LARGEST + 1)
+        if any(len(line) >= _LONGEST_LINE for line in given.splitlines()):
+            raise UnusableError(
+                "a terminal cuts lines at 4,095 characters, so that what came is not whole",
+                next_step=f"put it into a file, then: tokenproxy import {account} < FILE",
+            )
+    else:
+        given = source.read(_LARGEST + 1)
+    step = f"tokenproxy import {account} < answer.json"
+    if not given.strip():
+        raise UnusableError("nothing came on standard input", next_step=step)
+    if len(given) > _LARGEST:
+        raise UnusableError(
+            "more than 1 MiB came on standard input; no token answer is so large", next_step=step
+        )
+    return given
+
+
+@contextlib.contextmanager
+def _no_echo() -> Iterator[None]:
+    """A token must not stay on the screen."""
+    import termios
+
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(descriptor, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+# -- refresh, logout, rebind -------------------------------------------------------------------------------------------
+
+
+@command("refresh", json=True)
+@account_argument()
+def refresh(call: Call, *, account: str) -> None:
+    """Renew ACCOUNT's tokens now."""
+
+    async def work(_: Config, face: OperatorFace) -> tuple[Status, Status]:
+        before = await face.accounts.status(account)
+        return before, await face.accounts.refresh(account)
+
+    before, after = operate(call, work)
+    if call.json:
+        call.out.json(after)
+        return
+    call.out.done(f"{account}: renewed, generation {after['generation']}")
+    _facts(call.out, after, before=before)
+
+
+@command("logout", json=True)
+@account_argument()
+def logout(call: Call, *, account: str) -> None:
+    """
+    Forget ACCOUNT's tokens.
+
+    The provider is not told in this version: revoke the grant there if it must end at once.
+    """
+
+    async def work(_: Config, face: OperatorFace) -> tuple[Status, Status]:
+        before = await face.accounts.status(account)
+        return before, await face.accounts.logout(account)
+
+    before, after = operate(call, work)
+    if call.json:
+        call.out.json(after)
+        return
+    if before["state"] == "new":
+        call.out.done(f"{account}: nobody was logged in; nothing has changed", mark="warn")
+        return
+    call.out.done(f"{account}: logged out, its tokens are gone from the store")
+    call.out.say("  The provider was not told; revoke the grant there if it must end at once.")
+
+
+@command("rebind", json=True)
+@account_argument()
+def rebind(call: Call, *, account: str) -> None:
+    """
+    Say that ACCOUNT's tokens belong to the config's client now.
+
+    Needed after token_url or client_id changed: until then nothing is sent to the new place. Only do it where they are the same provider and client under another
+    name: the stored refresh token will be sent to the new address.
+    """
+
+    async def work(config: Config, face: OperatorFace) -> tuple[Status, str]:
+        status = await face.accounts.rebind(account)
+        return status, config.accounts[account.partition("/")[0]].bound_to
+
+    status, bound_to = operate(call, work)
+    if call.json:
+        call.out.json(status)
+        return
+    origin, _, client = bound_to.partition(" ")
+    call.out.done(f"{account}: its tokens now belong to client {client} at {origin}")
+    _facts(call.out, status)
+
+
+def _facts(out: Printer, status: Status, *, before: Status | None = None) -> None:
+    """What a person wants to know after a change, one line each."""
+    now = local_now()
+    rows = [("token until", _token_until(status, now) + (_was(before, now) if before else ""))]
+    if status["identity"]:
+        rows.append(("identity", str(status["identity"])))
+    if status["scope"]:
+        rows.append(("scopes", str(status["scope"])))
+    ends = moment(status["refresh_expires_at"], now)
+    if ends is not None:
+        rows.append(("refresh until", until(ends, now)))
+    out.say(table(rows, indent="  "))
+
+
+def _was(before: Status, now: datetime) -> str:
+    ended = moment(before["expires_at"], now)
+    return f", was {until(ended, now)}" if ended is not None else ""
+
+
+def _token_until(status: Status, now: datetime) -> str:
+    ends = moment(status["expires_at"], now)
+    if status["state"] == "new":
+        return "-"
+    if not status["live"]:
+        return "renewed when it is next used" if status["state"] == "ok" else "none that may be sent"
+    return until(ends, now) if ends is not None else "unknown; a 401 will tell"
+
+
+# -- status ----------------------------------------------------------------------------------------------------------
+
+
+@command("status", json=True)
+@account_argument(required=False)
+@click.option("--watch", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
+def status(call: Call, *, account: str | None, watch: bool) -> int:
+    """
+    What is logged in, until when, and what to do.
+
+    Exit code 3 if an account needs a login, so that a script may ask.
+    """
+    if not watch:
+        running, found = _read(call, account)
+        _show(call, account, found, running=running)
+        return LOGIN_REQUIRED if any(each["state"] in NEEDS_LOGIN for each in found) else 0
+    while True:
+        running, found = _read(call, account)
+        if sys.stdout.isatty() and not call.json:
+            click.clear()
+        _show(call, account, found, running=running)
+        time.sleep(_EVERY)
+
+
+def _read(call: Call, account: str | None) -> tuple[bool, list[Status]]:
+    """Opened anew each time: a store that we held open would keep ``serve`` from starting."""
+
+    async def work(_: Config, face: OperatorFace) -> tuple[bool, list[Status]]:
+        if account is not None:
+            return face.running, [await face.accounts.status(account)]
+        return face.running, list(await face.accounts.statuses())
+
+    return operate(call, work)
+
+
+def _show(call: Call, account: str | None, found: Sequence[Status], *, running: bool) -> None:
+    if call.json:
+        call.out.json(dict(found[0]) if account is not None else {"running": running, "accounts": found})
+        return
+    if not running:
+        call.out.note("serve is not running; this is what the store holds.")
+    now = local_now()
+    call.out.result(status_table(found, now, call.out))
+    for each in found:
+        for line in advice(each, now):
+            call.out.result(call.step(line))
+
+
+def status_table(found: Sequence[Status], now: datetime, out: Printer) -> str:
+    """One line for each account; IDENTITY only where a provider told one."""
+    head = ["ACCOUNT", "IDENTITY", "STATE", "TOKEN UNTIL", "LAST REFRESH", "GENERATION"]
+    rows = [head, *(_row(each, now, out) for each in found)]
+    if not any(each["identity"] for each in found):
+        rows = [[row[0], *row[2:]] for row in rows]
+    return table(rows)
+
+
+def _row(status: Status, now: datetime, out: Printer) -> list[str]:
+    mark, words = STATES.get(status["state"], ("warn", str(status["state"])))
+    ends = moment(status["expires_at"], now)
+    known = until(ends, now) if ends is not None else "unknown"
+    return [
+        status["account"],
+        status["identity"] or "-",
+        f"{out.mark(mark)} {words}",
+        known if status["live"] else "on next use" if status["state"] == "ok" else "-",
+        _last(status, now),
+        "-" if status["state"] == "new" else str(status["generation"]),
+    ]
+
+
+def _last(status: Status, now: datetime) -> str:
+    """When it last went well; where it does not, since when and why."""
+    if status["state"] == "new":
+        return "-"
+    since, renewed = moment(status["since"], now), moment(status["renewed_at"], now)
+    if status["state"] != "ok" and since is not None:
+        return f"{when(since, now)}  {status['reason'].replace('_', ' ')}"
+    return until(renewed, now) if renewed is not None else "-"
+
+
+def advice(status: Status, now: datetime) -> Iterator[str]:
+    """What happened, what happens by itself and when, and the one command for a person."""
+    name = status["account"]
+    if status.get("unstored"):
+        yield f"{name}: its newest tokens are not in the store yet; that is tried again by itself"
+    if status["state"] == "ok":
+        return
+    if status["next_step"]:
+        yield f"To fix {name}:  {status['next_step']}"
+        yield f"  {status['detail']}"
+        return
+    again = moment(status["retry_at"], now)
+    yield f"{name}: {status['detail']}; tried again by itself" + (f" at {again:%H:%M:%S}" if again else "")

@@ -1,0 +1,336 @@
+"""``init``: the first config and its key, asked step by step on a terminal, or from options."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from tokenproxy.cli.checking import PresetName
+from tokenproxy.cli.command import CONFIG, KEEP_A_COPY, Call, UnusableError, command, shown
+from tokenproxy.cli.present import counted, table
+from tokenproxy.errors import ConfigError, Problem, TokenproxyError
+
+if TYPE_CHECKING:
+    from tokenproxy.config import PresetInfo
+
+WORDS: Final = ("file:", "env:", "systemd:", "cmd:")
+"""Where a secret may lie; ``literal:`` would put it into the shell's history."""
+OWN: Final = "another one"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What goes into the config; None and missing vars stay marked CHANGE ME in it."""
+
+    provider: str | None
+    """A preset; None: a table of its own."""
+    name: str
+    upstream: str | None = None
+    client_id: str | None = None
+    client_secret: str | None = None
+    """A source word."""
+    secret: str | None = field(default=None, repr=False)
+    """The secret itself, typed in by a person; goes into a file of its own."""
+    vars: Mapping[str, str] = field(default_factory=dict)
+
+
+@command("init")
+@click.argument("preset", required=False, type=PresetName(), metavar="[PROVIDER]")
+@click.option("--provider", type=PresetName(), metavar="PROVIDER", help="The same as the argument.")
+@click.option("--name", help="Of the account and its route; default: the provider's.")
+@click.option("--upstream", metavar="URL", help="The API that legacy apps should reach.")
+@click.option("--client-id", help="What the provider calls this client.")
+@click.option(
+    "--client-secret",
+    metavar="SOURCE",
+    help="Where the secret lies: file:PATH, env:NAME, systemd:NAME or cmd:...",
+)
+@click.option("--var", multiple=True, metavar="KEY=VALUE", help="Fills {KEY} in the preset's addresses.")
+@click.option("--yes", is_flag=True, help="Ask nothing; what is not given is marked CHANGE ME.")
+@click.option("--force", is_flag=True, help="Replace a config that is there already.")
+def init(
+    call: Call,
+    *,
+    preset: str | None,
+    provider: str | None,
+    name: str | None,
+    upstream: str | None,
+    client_id: str | None,
+    client_secret: str | None,
+    var: tuple[str, ...],
+    yes: bool,
+    force: bool,
+) -> None:
+    """
+    Write a config and a key, step by step or from options.
+
+    \b
+      tokenproxy init
+      tokenproxy init deskera --name books --upstream https://api-staging.deskera.xyz \\
+          --client-id cl_pub_1234 --client-secret env:DESKERA_SECRET --yes
+
+    PROVIDER is one of tokenproxy presets. Nothing is sent anywhere.
+    """  # noqa: D301 - \b is click's
+    from tokenproxy import config
+
+    if preset and provider and preset != provider:
+        raise UnusableError(f"two providers were given, {preset} and {provider}")
+    if call.config.exists() and not force:
+        raise UnusableError(
+            f"{call.config} is there already; nothing was changed",
+            next_step="tokenproxy check, or init with --force to replace it",
+        )
+    given = Answers(
+        provider=preset or provider,
+        name=name or "",
+        upstream=upstream,
+        client_id=client_id,
+        client_secret=_source(client_secret),
+        vars=_vars(var),
+    )
+    presets = config.presets()
+    if given.provider is not None and given.provider not in presets:
+        raise UnusableError(f'there is no preset "{given.provider}"', next_step="tokenproxy presets")
+    asking = not yes and sys.stdin.isatty()
+    answers = (
+        _asked(call, given, presets) if asking else replace(given, name=given.name or given.provider or "api")
+    )
+    _write_all(call, answers, force=force)
+
+
+def _source(text: str | None) -> str | None:
+    if text is not None and not text.startswith(WORDS):
+        raise UnusableError(
+            f"--client-secret takes where the secret lies, not the secret: {', '.join(WORDS[:-1])} or {WORDS[-1]}",
+            next_step="tokenproxy init --client-secret file:client.secret ...",
+        )
+    return text
+
+
+def _vars(pairs: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals or not value:
+            raise UnusableError(
+                "--var takes KEY=VALUE", next_step="tokenproxy init --var dashboard=acme.perscom.io ..."
+            )
+        found[key] = value
+    return found
+
+
+# -- questions ---------------------------------------------------------------------------------------------------------
+
+
+def _asked(call: Call, given: Answers, presets: Mapping[str, PresetInfo]) -> Answers:
+    """Ask for what was not given; each answer is judged by the config's own rules before the next question."""
+    folder = call.config.absolute().parent
+    where = "the current folder" if folder == Path.cwd() else str(folder)
+    call.out.note(f"This writes {call.config.name} and a key file into {where}. Nothing is sent anywhere.\n")
+    answers = given if given.provider else replace(given, provider=_choose(call, presets))
+    if not answers.upstream:
+        answers = _ask("Which API should legacy apps reach?", answers, "upstream", "routes.{name}.upstream")
+    answers = replace(answers, name=answers.name or _ask_name(answers))
+    info = presets.get(answers.provider or "")
+    for key in info.vars if info else ():
+        if key not in answers.vars:
+            answers = _ask_var(answers, key, info)
+    if not answers.client_id:
+        answers = _ask("Client id:", answers, "client_id", "accounts.{name}.client_id")
+    if answers.client_secret is None and _needs_secret(info):
+        answers = replace(answers, secret=_ask_secret(answers, own=info is None))
+    return answers
+
+
+def _choose(call: Call, presets: Mapping[str, PresetInfo]) -> str | None:
+    names = [*presets, OWN]
+    rows = []
+    for number, name in enumerate(names, start=1):
+        about = presets[name].provider.token_url if name in presets else "its addresses go into the config"
+        rows.append((str(number), name, about))
+    call.out.note(f"Whose tokens does it need?\n{table(rows, indent='  ')}")
+    while True:
+        choice = str(_prompt("Choice:")).strip()
+        if choice.isdecimal() and 1 <= int(choice) <= len(names):
+            choice = names[int(choice) - 1]
+        if choice in names:
+            return choice if choice != OWN else None
+        call.out.note(f"  a number from 1 to {len(names)}, or a name")
+
+
+def _ask_name(answers: Answers) -> str:
+    while True:
+        name: str = _prompt("Name for this route and account:", default=answers.provider or "api")
+        wrong = _wrong(replace(answers, name=name), "name")
+        if wrong is None:
+            return name
+        click.echo(f"  {wrong}", err=True)
+
+
+def _ask_var(answers: Answers, key: str, info: PresetInfo | None) -> Answers:
+    about = info.provider.token_url if info else ""
+    while True:
+        value = _prompt(f"{key.capitalize()}, as in {about}:")
+        told = replace(answers, vars={**answers.vars, key: value})
+        wrong = _wrong(told, f"accounts.{told.name}.vars.{key}")
+        if wrong is None:
+            return told
+        click.echo(f"  {wrong}", err=True)
+
+
+def _ask(question: str, answers: Answers, attribute: str, path: str) -> Answers:
+    while True:
+        changed: dict[str, Any] = {attribute: _prompt(question)}
+        told = replace(answers, **changed)
+        wrong = _wrong(told, path.format(name=told.name or "api"))
+        if wrong is None:
+            return told
+        click.echo(f"  {wrong}", err=True)
+
+
+def _ask_secret(answers: Answers, *, own: bool) -> str | None:
+    empty = "empty for a public client" if own else f"empty: you put it into {answers.name}.secret later"
+    given: str = _prompt(f"Client secret ({empty}):", default="", hidden=True)
+    return given or None
+
+
+def _needs_secret(info: PresetInfo | None) -> bool:
+    from tokenproxy.core.provider import ClientAuth
+
+    return info is None or info.provider.client_auth is not ClientAuth.NONE
+
+
+def _prompt(question: str, *, default: str | None = None, hidden: bool = False) -> Any:
+    text = f"{question} [{default}]" if default else question
+    return click.prompt(
+        text, default=default, hide_input=hidden, show_default=False, prompt_suffix=" ", err=True
+    )
+
+
+def _wrong(answers: Answers, path: str) -> str | None:
+    """What the config would say of one answer."""
+    return next((each.message for each in _problems(answers) if each.path == path), None)
+
+
+def _problems(answers: Answers) -> list[Problem]:
+    """All that the config would say; the secret, which lies in a file that is not there yet, is not judged."""
+    from tokenproxy import config
+
+    secret = "literal:x" if answers.client_secret or answers.secret else None
+    try:
+        text = _text(replace(answers, name=answers.name or "api", client_secret=secret))
+        config.parse(text, source=CONFIG, base=Path.cwd(), environ={})
+    except ConfigError as error:
+        return [each for each in error.problems if not each.path.endswith(".client_secret")]
+    return []
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def _text(answers: Answers) -> str:
+    from tokenproxy import config
+
+    return config.starter(
+        provider=answers.provider,
+        name=answers.name,
+        upstream=answers.upstream,
+        client_id=answers.client_id,
+        client_secret=answers.client_secret,
+        vars=answers.vars,
+    )
+
+
+def _write_all(call: Call, answers: Answers, *, force: bool) -> None:
+    """The secret and the key first: a config that is there names only what is there too."""
+    folder = call.config.absolute().parent
+    secret_file = folder / f"{answers.name}.secret"
+    if answers.secret is not None:
+        answers = replace(answers, client_secret=f"file:{secret_file.name}")
+    if wrong := _problems(answers):  # of options: there is no file yet whose lines could be named
+        told = "; ".join(f"{each.path.rpartition('.')[2]}: {each.message}" for each in wrong)
+        raise UnusableError(told, next_step="tokenproxy init --help")
+    text = _text(answers)
+    rows = []
+    with _explained(folder):
+        if answers.secret is not None:
+            _create(secret_file, f"{answers.secret}\n", force=force)
+            rows.append((shown(secret_file), "mode 0600, the client secret"))
+        key_row = _key(folder)
+        _create(call.config.absolute(), text, force=force)
+    rows.append((str(call.config), "1 route"))
+    rows += [key_row] if key_row else []
+    call.out.say()
+    call.out.say("\n".join(f"wrote  {line}" for line in table(rows).splitlines()))
+    for line in _next(call, answers, text, folder):
+        call.out.say(line)
+
+
+def _key(folder: Path) -> tuple[str, str] | None:
+    """A key that is there stays; a store that is there would not open with a new one."""
+    from tokenproxy import app
+
+    path = folder / "tokenproxy.key"
+    if path.exists() or (folder / "tokenproxy.db").exists():
+        return None
+    app.new_key_file(path)
+    return shown(path), KEEP_A_COPY
+
+
+def _next(call: Call, answers: Answers, text: str, folder: Path) -> list[str]:
+    lines = []
+    blanks = re.findall(r"(?m)^([a-z_]+) = .*CHANGE ME", text)
+    if blanks:
+        lines.append(
+            f"{call.out.mark('warn')} {counted(len(blanks), 'setting')} to fill in, marked CHANGE ME: {', '.join(blanks)}"
+        )
+    missing = re.search(r'(?m)^client_secret = "file:([^"]+)"', text)
+    if missing and not (folder / missing[1]).exists():
+        lines.append(
+            f"{call.out.mark('warn')} put the client secret into {shown(folder / missing[1])}, mode 0600"
+        )
+    lines += [""]
+    steps = ["tokenproxy check"] if lines[:-1] else []
+    steps += [f"tokenproxy import {answers.name} < answer.json", "tokenproxy serve"]
+    return [
+        *lines,
+        *(f"{'Next:' if not number else '':<6} {call.step(step)}" for number, step in enumerate(steps)),
+    ]
+
+
+def _create(path: Path, text: str, *, force: bool) -> None:
+    """With mode 0600, whole or not at all; ``FileExistsError`` unless ``force``."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if force:
+            Path(name).replace(path)
+        else:
+            os.link(name, path)  # unlike a rename, this never takes another file's place
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError as error:
+        raise UnusableError(
+            f"{shown(Path(error.filename2 or error.filename))} is there already and was not changed",
+            next_step="move it away, or init with --force",
+        ) from error
+    except OSError as error:
+        raise TokenproxyError(f"nothing could be written into {folder}: {error.strerror}") from error

@@ -1,0 +1,183 @@
+"""The program: its commands by name, and how a failure is told and turned into an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Final, NoReturn
+
+import click
+
+from tokenproxy import __version__
+from tokenproxy.cli.accounts import import_, logout, rebind, refresh, status
+from tokenproxy.cli.checking import check, presets
+from tokenproxy.cli.command import Told, shown, with_option
+from tokenproxy.cli.completing import completion
+from tokenproxy.cli.demo import demo
+from tokenproxy.cli.initial import init
+from tokenproxy.cli.keys import key
+from tokenproxy.cli.later import LATER
+from tokenproxy.cli.present import counted, problem_lines
+from tokenproxy.cli.serving import healthcheck, reload, serve
+from tokenproxy.errors import AccountError, ConfigError, TokenproxyError
+
+PROGRAM: Final = "tokenproxy"
+INTERRUPTED: Final = 130
+USAGE: Final = 2
+
+
+class Program(click.Group):
+    """Commands in the order in which a newcomer meets them, not by the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.commands)
+
+
+@click.group(
+    cls=Program,
+    name=PROGRAM,
+    context_settings={"auto_envvar_prefix": "TOKENPROXY", "help_option_names": ["-h", "--help"]},
+    epilog="Every command has --help. Exit codes: 0 fine, 1 failure, 2 usage or config, 3 login required, "
+    "4 provider refused or down, 5 store, 6 not running, 130 interrupted.",
+)
+@click.version_option(
+    __version__, prog_name=PROGRAM, message="%(prog)s %(version)s", allow_from_autoenv=False
+)
+def program() -> None:
+    """
+    Plain HTTP goes in without a credential and comes out with a live OAuth token.
+
+    \b
+      tokenproxy demo                        see it work, nothing needed
+      tokenproxy init deskera                write a config and a key
+      tokenproxy import books < answer.json  hand in the provider's token answer
+      tokenproxy serve                       run
+      tokenproxy status                      what is logged in, until when, what to do
+    """  # noqa: D301 - \b is click's
+
+
+for each in (
+    demo,
+    init,
+    check,
+    import_,
+    serve,
+    status,
+    refresh,
+    logout,
+    rebind,
+    reload,
+    presets,
+    key,
+    healthcheck,
+    completion,
+    *LATER,
+):
+    program.add_command(each)
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and end the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(
+            stream, "reconfigure"
+        ):  # an identity that the terminal cannot show must not end the command
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(run(args))
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """The exit code of a command; whatever went wrong has been told."""
+    told = Told(verbose="--verbose" in (sys.argv if args is None else args))
+    try:
+        code: int | None = program.main(args, prog_name=PROGRAM, standalone_mode=False, obj=told)
+        sys.stdout.flush()
+        return code or 0
+    except click.ClickException as error:
+        return _usage(error)
+    except TokenproxyError as error:
+        _traceback(error, told)
+        return tell(error, option=told.option)
+    except (click.Abort, KeyboardInterrupt):
+        _write("tokenproxy: interrupted.")
+        return INTERRUPTED
+    except BrokenPipeError:  # `tokenproxy status | head -1`: nobody reads on, which is no failure to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 - the top-level loop of a command
+        return _unexpected(error, told)
+
+
+def tell(error: TokenproxyError, *, option: str = "") -> int:
+    """One sentence and the next step, on standard error; gives the exit code."""
+    if isinstance(error, ConfigError):
+        for line in config_lines(error):
+            _write(line)
+    else:
+        _write(f"tokenproxy: {_sentence(error.message)}")
+    _write(f"Next:  {with_option(error.next_step or _fallback(error), option)}")
+    return error.exit_code
+
+
+def _fallback(error: TokenproxyError) -> str:
+    """No error without a next step, whoever raised it."""
+    if isinstance(error, ConfigError):
+        return "correct it, then: tokenproxy check"
+    if isinstance(error, AccountError):
+        return f"tokenproxy status {error.account}"
+    return "tokenproxy check"
+
+
+def config_lines(error: ConfigError) -> list[str]:
+    """The file, how many problems, and each with its key and line."""
+    from pathlib import Path
+
+    source = shown(Path(error.source)) if error.source.startswith("/") else error.source
+    if len(error.problems) == 1 and not error.problems[0].path:  # about the file as a whole
+        only = error.problems[0]
+        line = f", line {only.line}" if only.line is not None else ""
+        return [f"tokenproxy: {source}{line}: {_sentence(only.message)}"]
+    count = counted(len(error.problems), "problem")
+    return [f"tokenproxy: {source}: {count}", *problem_lines(asdict(each) for each in error.problems)]
+
+
+def _usage(error: click.ClickException) -> int:
+    ctx = getattr(error, "ctx", None)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return error.exit_code
+    _write(f"tokenproxy: {_sentence(error.format_message())}")
+    _write(f"Next:  {ctx.command_path if ctx else PROGRAM} --help")
+    return error.exit_code
+
+
+def _unexpected(error: Exception, told: Told) -> int:
+    """Its text may hold anything, so it is shown only where a person asked for it."""
+    _traceback(error, told)
+    _write(f"tokenproxy: a mistake in tokenproxy itself ({type(error).__name__}).")
+    _write("Next:  run it again with --verbose and report what it shows")
+    return 1
+
+
+def _traceback(error: BaseException, told: Told) -> None:
+    if not told.verbose:
+        return
+    import traceback
+
+    from tokenproxy import log
+
+    _write(log.redact("".join(traceback.format_exception(error))).rstrip())
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _write(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:  # nobody to tell; the exit code still says it
+        return

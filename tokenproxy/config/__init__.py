@@ -1,0 +1,66 @@
+"""TOML -> frozen dataclasses; every mistake at once, each with its key path and line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from tokenproxy.config.secrets import SecretError, read_keys, resolve
+from tokenproxy.config.starter import starter
+from tokenproxy.config.values import (
+    Admin,
+    Config,
+    KeySpec,
+    LogSettings,
+    MetricsListener,
+    PresetInfo,
+    Server,
+    StoreSettings,
+)
+
+__all__ = [
+    "Admin",
+    "Config",
+    "KeySpec",
+    "LogSettings",
+    "MetricsListener",
+    "PresetInfo",
+    "SecretError",
+    "Server",
+    "StoreSettings",
+    "load",
+    "parse",
+    "presets",
+    "read_keys",
+    "resolve",
+    "starter",
+]
+
+# pydantic costs more to import than everything else here, and most commands read no config: hence the late imports.
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """
+    Read a config file; raises ``ConfigError`` with all that is wrong with it.
+
+    Reads the files that secrets lie in and runs ``cmd:`` sources (10 s at most each): call it from a thread while
+    a loop runs.
+    """
+    from tokenproxy.config import reader
+
+    return reader.load(path, environ)
+
+
+def parse(text: str, *, source: str, base: Path, environ: Mapping[str, str]) -> Config:
+    """The same for a text; ``source`` names it in errors, ``base`` is where relative paths start."""
+    from tokenproxy.config import reader
+
+    return reader.parse(text, source=source, base=base, environ=environ)
+
+
+def presets() -> Mapping[str, PresetInfo]:
+    """The providers that we ship, by name."""
+    from tokenproxy.config import providers
+
+    return MappingProxyType({name: providers.preset(name) for name in providers.preset_names()})

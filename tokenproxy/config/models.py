@@ -1,0 +1,573 @@
+"""
+The shape of the TOML: every table, key, type and default, and nothing that needs a second table to be known.
+
+What no version reads yet is a key here all the same (``Later``), so that it is refused by name and never ignored.
+The only module that imports pydantic.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+)
+
+from tokenproxy.config import units
+from tokenproxy.config.lines import Keys
+from tokenproxy.config.secrets import KEY_MUST_BEGIN, MUST_BEGIN, WORDS
+from tokenproxy.config.values import LOOPBACK_ADMIN, LOOPBACK_PROXY
+from tokenproxy.config.words import NOT_YET, Report, did_you_mean, either, nearest, quoted, shown
+from tokenproxy.core import settings
+from tokenproxy.core.provider import AnswerFields, ClientAuth, Inject, TokenBody
+
+_DEADLINES: Final = settings.Deadlines()
+_LIMITS: Final = settings.Limits()
+_REPLAY: Final = settings.Replay()
+_BUDGET: Final = settings.ReplayBudget()
+_RENEW: Final = settings.RenewPolicy()
+_ANSWER: Final = AnswerFields()
+_INJECT: Final = Inject()
+
+GRANTS: Final = (
+    "authorization_code",
+    "client_credentials",
+    "device_code",
+    "implicit",
+    "password",
+    "jwt_bearer",
+    "token_exchange",
+    "static",
+    "command",
+    "file",
+)
+_GRANTS_NOW: Final = GRANTS[:1]
+_AUTHS: Final = tuple(each.value for each in ClientAuth)
+_AUTHS_NOW: Final = tuple(
+    auth for auth in _AUTHS if auth not in {"client_secret_jwt", "private_key_jwt", "mtls"}
+)
+
+TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+"""A field name or a method (RFC 9110 section 5.6.2)."""
+FIELD_VALUE: Final = re.compile(r"[!-~](?:[ \t!-~]*[!-~])?")
+"""A field value without what needs no quoting but confuses somebody: control characters and bytes beyond ASCII."""
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def _clean(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    if _CONTROL.search(value):
+        raise ValueError("must not hold control characters or line breaks")
+    return value
+
+
+def _clean_or_empty(value: str) -> str:
+    return _clean(value) if value else value
+
+
+def _one_of(what: str, known: tuple[str, ...], now: tuple[str, ...] = ()) -> Callable[[str], str]:
+    """``now``: those of ``known`` that this version can do."""
+
+    def check(value: str) -> str:
+        if value not in known:
+            raise ValueError(f"{shown(value)} is not {what}.{did_you_mean(value, now or known)}")
+        if now and value not in now:
+            raise ValueError(f"{quoted(value)} {NOT_YET}; {either(now)} is")
+        return value
+
+    return check
+
+
+def _whole(least: int, most: int = 2**31) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"must be a whole number, got {shown(value)}")  # noqa: TRY004 - pydantic wants ValueError
+        if not least <= value <= most:
+            limit = f"at least {least}" if value < least else f"at most {most}"
+            raise ValueError(f"must be {limit}, got {shown(value)}")
+        return value
+
+    return check
+
+
+def _above_zero(value: float) -> float:
+    if value <= 0:
+        raise ValueError("must be more than 0")
+    return value
+
+
+def _rate(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1_000_000:
+        raise ValueError(f"must be a number above 0, got {shown(value)}")
+    return float(value)
+
+
+def _size_from(least: int, name: str) -> Callable[[int], int]:
+    def check(value: int) -> int:
+        if value < least:
+            raise ValueError(f"must be at least {name}")
+        return value
+
+    return check
+
+
+def _secret(words: tuple[str, ...], sentence: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if not isinstance(value, str):
+            raise ValueError(f"must be text in quotes; it {sentence}")  # noqa: TRY004 - pydantic wants ValueError
+        if not value.startswith(words):
+            raise ValueError(sentence)
+        if _CONTROL.search(value):
+            raise ValueError("must not hold control characters or line breaks")
+        return value
+
+    return check
+
+
+def _header_name(value: str) -> str:
+    if not TOKEN.fullmatch(value):
+        raise ValueError(f"{shown(value)} is not a header's name")
+    return value
+
+
+def _header_value(value: str) -> str:
+    if not FIELD_VALUE.fullmatch(value):
+        raise ValueError("must be printable ASCII without spaces around it, as a header's value is")
+    return value
+
+
+def _headers(value: dict[str, str]) -> dict[str, str]:
+    for name, text in value.items():
+        _header_name(name)
+        _header_value(text)
+    return value
+
+
+def _method(value: str) -> str:
+    if not re.fullmatch(r"[A-Z]{3,20}", value) or value in {"CONNECT", "TRACE"}:
+        raise ValueError(f'must be a method such as "GET" or "POST", got {shown(value)}')
+    return value
+
+
+def _scope(value: str) -> str:
+    if not re.fullmatch(r"[!-~]+", value):
+        raise ValueError('must be one scope without spaces; write several as ["first", "second"]')
+    return value
+
+
+def _later(_value: Any) -> Any:
+    raise ValueError(f"{NOT_YET}; leave it out")
+
+
+def _only_false(value: Any) -> bool:
+    if value is not False:
+        raise ValueError(f"{NOT_YET}; leave it out")
+    return value
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the reference page calls a type."""
+
+    name: str
+
+
+Text = Annotated[str, AfterValidator(_clean), Kind("text")]
+TextOrEmpty = Annotated[str, AfterValidator(_clean_or_empty), Kind("text")]
+Texts = Annotated[list[Text], Kind("list of text")]
+TextOrTexts = Annotated[list[Text], BeforeValidator(_as_list), Kind("text or list")]
+Words = Annotated[dict[str, TextOrEmpty], Kind("table of text")]
+Headers = Annotated[dict[str, str], AfterValidator(_headers), Kind("table of text")]
+HeaderName = Annotated[str, AfterValidator(_header_name), Kind("text")]
+HeaderValue = Annotated[str, AfterValidator(_header_value), Kind("text")]
+HeaderNames = Annotated[list[HeaderName], Kind("list of text")]
+Method = Annotated[str, AfterValidator(_method), Kind("text")]
+Scopes = Annotated[list[Annotated[str, AfterValidator(_scope)]], Kind("list of text")]
+Flag = Annotated[bool, Kind("true or false")]
+Bytes = Annotated[int, PlainValidator(units.size), Kind("size")]
+Seconds = Annotated[float, PlainValidator(units.seconds), Kind("duration")]
+SomeSeconds = Annotated[float, PlainValidator(units.seconds), AfterValidator(_above_zero), Kind("duration")]
+Count = Annotated[int, PlainValidator(_whole(0)), Kind("whole number")]
+SomeCount = Annotated[int, PlainValidator(_whole(1)), Kind("whole number")]
+Status = Annotated[int, PlainValidator(_whole(100, 599))]
+Statuses = Annotated[list[Status], Kind("list of numbers")]
+ErrorStatus = Annotated[int, PlainValidator(_whole(400, 599))]
+ErrorStatuses = Annotated[list[ErrorStatus], Field(min_length=1), Kind("list of numbers")]
+Secret = Annotated[str, PlainValidator(_secret(WORDS, MUST_BEGIN)), Kind("secret")]
+Secrets = Annotated[list[Secret], BeforeValidator(_as_list), Kind("secret or list")]
+KeySource = Annotated[str, PlainValidator(_secret(WORDS[:-1], KEY_MUST_BEGIN))]
+KeySources = Annotated[
+    list[KeySource], BeforeValidator(_as_list), Field(min_length=1), Kind("secret or list")
+]
+Later = Annotated[Any, PlainValidator(_later), Kind("later")]
+LaterFlag = Annotated[bool, PlainValidator(_only_false), Kind("later")]
+
+
+class Table(BaseModel):
+    """
+    A TOML table. ``Field(description=REQUIRED)`` marks what must be given; whoever reads the table asks for it.
+
+    Required keys have a default all the same: a missing one must not keep the others from being looked at.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+REQUIRED: Final = "required"
+DEPENDS: Final = "depends"
+
+
+def _required() -> Any:
+    return Field(default="", description=REQUIRED)
+
+
+def _depends(*, alias: str | None = None) -> Any:
+    """A default that is worked out from other keys."""
+    return Field(default=None, description=DEPENDS, alias=alias)
+
+
+class CallerAuth(Table):
+    keys: Secrets = []
+
+
+class Server(Table):
+    listen: Annotated[TextOrTexts, Field(min_length=1)] = [LOOPBACK_PROXY]
+    hosts: Texts = []
+    loop: Annotated[str, AfterValidator(_one_of("a loop", ("auto", "asyncio", "uvloop"))), Kind("text")] = (
+        "auto"
+    )
+    allow_unauthenticated: Flag = False
+    caller_auth: CallerAuth = CallerAuth()
+
+
+class Admin(Table):
+    listen: Text = LOOPBACK_ADMIN
+    public_url: Text | None = _depends()
+    insecure_http: Flag = False
+    token: Later = None
+
+
+class Metrics(Table):
+    listen: TextOrEmpty = ""
+
+
+class Store(Table):
+    url: Text = "sqlite:tokenproxy.db"
+    key: KeySources | None = _depends()
+    cache: Annotated[Bytes, AfterValidator(_size_from(settings.MIB, "1 MiB"))] = 64 * settings.MIB
+
+
+class TLS(Table):
+    ca_file: TextOrEmpty = ""
+    cert_file: TextOrEmpty = ""
+    key_file: TextOrEmpty = ""
+
+
+class AccountTable(Table):
+    provider: TextOrEmpty = _required()
+    grant: Annotated[str, AfterValidator(_one_of("a grant", GRANTS, _GRANTS_NOW)), Kind("text")] = GRANTS[0]
+    client_id: TextOrEmpty = _required()
+    client_secret: Secret = ""
+    scopes: Scopes | None = _depends()
+    vars: Words = {}
+    settings: Later = None
+
+
+class RouteReplay(Table):
+    memory: Bytes | None = _depends()
+    disk: Bytes | None = _depends()
+
+
+class RouteTable(Table):
+    prefix: Text | None = _depends()
+    host: TextOrEmpty = ""
+    upstream: TextOrEmpty = _required()
+    account: TextOrEmpty = _required()
+    trust_account_header: Flag = False
+    pass_: HeaderNames = Field(default=[], alias="pass")
+    origins: Texts = []
+    replay: RouteReplay = RouteReplay()
+    tls: TLS = TLS()
+    in_flight: Count = 0
+    insecure_http: Flag = False
+    allow: Later = None
+    placeholders: LaterFlag = False
+    proxy: Later = None
+
+
+class InjectTable(Table):
+    header: HeaderName = _INJECT.header
+    value: HeaderValue = _INJECT.value
+
+
+class ValidateTable(Table):
+    method: Method = "GET"
+    url: TextOrEmpty = ""
+    ok: Statuses = [200]
+
+
+class AnswerTable(Table):
+    access_token: TextOrTexts = list(_ANSWER.access_token)
+    refresh_token: TextOrTexts = list(_ANSWER.refresh_token)
+    expires_in: TextOrTexts = list(_ANSWER.expires_in)
+    expires_at: TextOrTexts = list(_ANSWER.expires_at)
+    refresh_expires_in: TextOrTexts = list(_ANSWER.refresh_expires_in)
+    token_type: TextOrTexts = list(_ANSWER.token_type)
+    scope: TextOrTexts = list(_ANSWER.scope)
+
+
+class ErrorTable(Table):
+    refused: TextOrTexts = []
+    misconfigured: TextOrTexts = []
+    rate_limited: TextOrTexts = []
+    too_early: TextOrTexts = []
+
+
+class ProviderTable(Table):
+    extends: TextOrEmpty = ""
+    docs: TextOrEmpty = ""
+    authorize_url: TextOrEmpty = ""
+    token_url: TextOrEmpty = _required()
+    refresh_url: TextOrEmpty = ""
+    client_auth: Annotated[
+        str, AfterValidator(_one_of("a way to authenticate", _AUTHS, _AUTHS_NOW)), Kind("text")
+    ] = ClientAuth.BASIC.value
+    token_method: Annotated[str, AfterValidator(_one_of("GET or POST", ("GET", "POST"))), Kind("text")] = (
+        "POST"  # noqa: S105 - a method
+    )
+    token_body: Annotated[
+        str,
+        AfterValidator(_one_of("a place for parameters", tuple(each.value for each in TokenBody))),
+        Kind("text"),
+    ] = TokenBody.FORM.value
+    token_params: Words = {}
+    refresh_params: Words = {}
+    token_headers: Headers = {}
+    rename: Words = {}
+    scopes: Scopes = []
+    scope_separator: Annotated[str, Kind("text")] = " "
+    exchange_scope: Flag = False
+    refresh_scope: Flag = False
+    redirect_uri: Flag = True
+    answer: AnswerTable = AnswerTable()
+    errors: ErrorTable = ErrorTable()
+    lifetime: SomeSeconds | None = None
+    refresh_not_before_expiry: Seconds | None = None
+    grace: Seconds | None = None
+    inject: InjectTable = InjectTable()
+    validate_: ValidateTable = Field(default=ValidateTable(), alias="validate")
+    dead: ErrorStatuses = [401]
+    tls: TLS = TLS()
+    insecure_http: Flag = False
+    proxy: Later = None
+
+
+class ReplayTable(Table):
+    memory: Bytes = _REPLAY.memory
+    disk: Bytes = _REPLAY.disk
+    dir: TextOrEmpty = _BUDGET.directory
+    total_memory: Bytes = _BUDGET.total_memory
+    total_disk: Bytes = _BUDGET.total_disk
+
+
+class DeadlineTable(Table):
+    head: SomeSeconds = _DEADLINES.head
+    body_idle: SomeSeconds = _DEADLINES.body_idle
+    connect: SomeSeconds = _DEADLINES.connect
+    first_byte: SomeSeconds = _DEADLINES.first_byte
+    upstream_idle: SomeSeconds = _DEADLINES.upstream_idle
+    keep_alive: SomeSeconds = _DEADLINES.keep_alive
+    drain: Seconds = _DEADLINES.drain
+
+
+class LimitTable(Table):
+    head: Annotated[Bytes, AfterValidator(_size_from(4 * settings.KIB, "4 KiB"))] = _LIMITS.head
+    connections: Count = _LIMITS.connections
+    in_flight: SomeCount = _LIMITS.in_flight
+    queue: Seconds = _LIMITS.queue
+
+
+class RenewTable(Table):
+    due: Seconds = _RENEW.due
+    stale: Seconds = _RENEW.stale
+    hold: Seconds = _RENEW.hold
+    concurrent: SomeCount = _RENEW.concurrent
+    per_second: Annotated[float, PlainValidator(_rate), Kind("number")] = _RENEW.per_second
+
+
+_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+class LogTable(Table):
+    level: Annotated[str, AfterValidator(_one_of("a level", _LEVELS)), Kind("text")] = "info"
+    format: Annotated[str, AfterValidator(_one_of("a format", ("auto", "json", "text"))), Kind("text")] = (
+        "auto"
+    )
+    access: Annotated[str, AfterValidator(_one_of("a choice", ("off", "slow", "all"))), Kind("text")] = "off"
+    slow: Seconds = 1.0
+
+
+SECTIONS: Final[Mapping[str, type[Table]]] = {
+    "server": Server,
+    "admin": Admin,
+    "metrics": Metrics,
+    "store": Store,
+    "replay": ReplayTable,
+    "deadlines": DeadlineTable,
+    "limits": LimitTable,
+    "renew": RenewTable,
+    "log": LogTable,
+}
+"""Tables that exist once."""
+
+NAMED: Final[Mapping[str, type[Table]]] = {
+    "accounts": AccountTable,
+    "routes": RouteTable,
+    "providers": ProviderTable,
+}
+"""Tables of tables with names of the operator's choice."""
+
+AnyTable = TypeVar("AnyTable", bound=Table)
+
+
+def read(model: type[AnyTable], raw: Any, keys: Keys, report: Report) -> AnyTable | None:
+    """
+    What is sound of a table; each mistake goes into the report.
+
+    None only for something that is no table: a key with a mistake is left out, so that the rest can be judged on.
+    """
+    if not isinstance(raw, dict):
+        report.problem(keys, f"must be a table, got {shown(raw)}")
+        return None
+    try:
+        return model.model_validate(raw)
+    except ValidationError as invalid:
+        errors = invalid.errors(include_url=False)
+    kept = raw
+    for error in errors:
+        below = tuple(error["loc"])
+        report.problem((*keys, *below), _sentence(model, below, error["type"], error["input"], error))
+        kept = _without(kept, below)
+    return model.model_validate(kept)
+
+
+def _without(raw: dict[str, Any], below: Keys) -> dict[str, Any]:
+    first, *rest = below
+    kept = dict(raw)
+    inner = kept.get(str(first))
+    if rest and isinstance(rest[0], str) and isinstance(inner, dict):
+        kept[str(first)] = _without(inner, tuple(rest))
+    else:
+        kept.pop(str(first), None)
+    return kept
+
+
+_TYPES: Final[Mapping[str, str]] = {
+    "string_type": "must be text in quotes",
+    "bool_type": "must be true or false",
+    "list_type": 'must be a list such as ["a", "b"]',
+    "dict_type": 'must be a table such as { name = "value" }',
+    "model_type": 'must be a table such as { name = "value" }',
+}
+
+
+def _sentence(model: type[Table], below: Keys, kind: str, value: Any, error: Any) -> str:
+    if kind == "extra_forbidden":
+        return unknown(model, below)
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    if kind == "too_short":
+        return "must not be empty"
+    return f"{_TYPES[kind]}, got {shown(value)}" if kind in _TYPES else str(error["msg"])
+
+
+def unknown(model: type[Table], below: Keys) -> str:
+    """What to say of a key that is not there: the nearest, the right table, or what there is."""
+    table, name = model, str(below[-1])
+    for key in below[:-1]:
+        inner = table_in(children(table)[str(key)])
+        assert inner is not None  # pydantic found a table there  # noqa: S101
+        table = inner
+    known = [each for each, kind in children(table).items() if not _is_later(kind)]
+    if nearest(name, known) is None and (elsewhere := _homes(name)):
+        return f"unknown setting here; {either(elsewhere)} has it"
+    return f"unknown setting.{did_you_mean(name, known)}"
+
+
+def _homes(name: str) -> list[str]:
+    """Sections that have a setting of this name directly."""
+    homes = [f"[{section}]" for section, model in SECTIONS.items() if name in children(model)]
+    return homes + [f"[{section}.NAME]" for section, model in NAMED.items() if name in children(model)]
+
+
+def children(model: type[Table]) -> dict[str, Any]:
+    """A table's keys as TOML writes them, each with its annotation (``Annotated`` and ``Optional`` taken off)."""
+    return {field.alias or name: bare(field.annotation) for name, field in model.model_fields.items()}
+
+
+def table_in(annotation: Any) -> type[Table] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Table) else None
+
+
+def _is_later(annotation: Any) -> bool:
+    return annotation is Any
+
+
+def bare(annotation: Any) -> Any:
+    if get_origin(annotation) is Annotated:
+        return bare(get_args(annotation)[0])
+    if get_origin(annotation) in {Union, UnionType}:
+        return bare(next(each for each in get_args(annotation) if each is not type(None)))
+    return annotation
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of the config, for the reference page."""
+
+    path: str
+    """Dotted, with NAME where the operator chooses: ``routes.NAME.upstream``."""
+    type: str
+    default: Any
+    """As the table has it; ``REQUIRED`` or ``DEPENDS`` where that is no value."""
+
+
+def every_setting() -> Iterator[Setting]:
+    """All keys there are, section by section."""
+    for section, model in SECTIONS.items():
+        yield from _settings(model, section)
+    for section, model in NAMED.items():
+        yield from _settings(model, f"{section}.NAME")
+
+
+def _settings(model: type[Table], prefix: str) -> Iterator[Setting]:
+    for name, field in model.model_fields.items():
+        path = f"{prefix}.{field.alias or name}"
+        inner = table_in(bare(field.annotation))
+        if inner is not None:
+            yield from _settings(inner, path)
+            continue
+        kinds = [each.name for each in field.metadata if isinstance(each, Kind)] or _kinds(field.annotation)
+        yield Setting(path, kinds[0], field.description or field.default)
+
+
+def _kinds(annotation: Any) -> list[str]:
+    """The kinds inside an ``X | None``."""
+    if get_origin(annotation) is Annotated:
+        return [each.name for each in get_args(annotation)[1:] if isinstance(each, Kind)]
+    return [name for each in get_args(annotation) for name in _kinds(each)]

@@ -1,0 +1,347 @@
+"""
+TOML and environment in, ``Config`` out, or all mistakes at once.
+
+Types first, table by table, then what tables say about each other. A key with a mistake is set aside and the rest
+is judged on, so that one run of ``check`` tells everything that a person must mend.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, cast
+
+from tokenproxy.config import addresses, environment, providers, values
+from tokenproxy.config.accounts import Offers, read_accounts
+from tokenproxy.config.addresses import Listener
+from tokenproxy.config.lines import Keys, Lines
+from tokenproxy.config.models import (
+    NAMED,
+    SECTIONS,
+    Admin,
+    AnyTable,
+    DeadlineTable,
+    LimitTable,
+    LogTable,
+    Metrics,
+    RenewTable,
+    ReplayTable,
+    Server,
+    Store,
+    children,
+    read,
+)
+from tokenproxy.config.reading import Reading
+from tokenproxy.config.routes import Around, read_routes
+from tokenproxy.config.secrets import Secrets
+from tokenproxy.config.words import NOT_YET, Report, did_you_mean, either, in_order, nearest, shown
+from tokenproxy.core.settings import Deadlines, Limits, RenewPolicy, Replay, ReplayBudget
+from tokenproxy.errors import ConfigError, Problem
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_CALLER_KEY: Final = re.compile(r"[!-~]+")
+_SHORTEST_GOOD_KEY: Final = 16
+_LARGEST_FILE: Final = 16 * 1024 * 1024
+
+
+def load(path: Path, environ: Mapping[str, str]) -> values.Config:
+    path = path.absolute()
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+            mode = path.stat().st_mode
+    except OSError as failed:
+        error = ConfigError(str(path), [Problem("", f"cannot be read: {failed.strerror}")])
+        error.next_step = "tokenproxy init"
+        raise error from failed
+    if len(data) > _LARGEST_FILE:
+        raise ConfigError(str(path), [Problem("", "is larger than 16 MiB")])
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as failed:
+        line = data.count(b"\n", 0, failed.start) + 1
+        raise ConfigError(str(path), [Problem("", "is not UTF-8 text", line)]) from None
+    return _parsed(text, source=str(path), base=path.parent, environ=environ, mode=mode)
+
+
+def parse(text: str, *, source: str, base: Path, environ: Mapping[str, str]) -> values.Config:
+    return _parsed(text, source=source, base=base.absolute(), environ=environ, mode=None)
+
+
+def _parsed(
+    text: str, *, source: str, base: Path, environ: Mapping[str, str], mode: int | None
+) -> values.Config:
+    """``mode``: the file's, where there is one."""
+    raw = _toml(text, source)
+    variables, unknown = environment.overlay(raw, environ, provider_names=providers.preset_names())
+    report = Report(Lines(text), variables)
+    reading = Reading(report=report, base=base, secrets=Secrets(base=base, environ=environ))
+    config = _config(raw, base / source, reading)
+    if report.problems or unknown:
+        raise ConfigError(source, in_order([*report.problems, *unknown]))
+    if mode is not None:
+        _check_mode(mode, config.path, reading)
+    return replace(config, warnings=tuple(in_order(report.warnings)))
+
+
+def _check_mode(mode: int, path: Path, reading: Reading) -> None:
+    """Of the config file itself; only told, since some file systems know no modes."""
+    name = shlex.quote(str(path))
+    if mode & stat.S_IWOTH:
+        reading.report.warning((), f"everybody on this machine can change this file: chmod o-w {name}")
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        for keys in reading.literals:
+            reading.report.warning(keys, f"others on this machine can read this file: chmod 600 {name}")
+
+
+def _toml(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(source, [Problem("", "is not TOML: too many brackets within brackets")]) from None
+    except ValueError as wrong:
+        reason = str(wrong)
+    found = re.fullmatch(r"(?s)(.*) \((?:at line (\d+), column (\d+)|at end of document)\)", reason)
+    if found is None:
+        raise ConfigError(source, [Problem("", f"is not TOML: {reason}")])
+    line = int(found[2]) if found[2] else text.rstrip().count("\n") + 1
+    where = f" (column {found[3]})" if found[3] else ""
+    raise ConfigError(
+        source, [Problem("", f"is not TOML: {found[1][:1].lower()}{found[1][1:]}{where}", line)]
+    )
+
+
+def _config(raw: dict[str, Any], path: Path, reading: Reading) -> values.Config:
+    _check_names(raw, reading.report)
+    server_table = _section(Server, raw, "server", reading)
+    admin_table = _section(Admin, raw, "admin", reading)
+    replay = _section(ReplayTable, raw, "replay", reading)
+    limits = Limits(**_section(LimitTable, raw, "limits", reading).model_dump())
+    accounts = read_accounts(raw, Offers(raw, reading), reading)
+    around = Around(
+        accounts=accounts,
+        account_names=frozenset(named) if isinstance(named := raw.get("accounts"), dict) else frozenset(),
+        replay=Replay(memory=replay.memory, disk=replay.disk),
+        limits=limits,
+    )
+    listeners = _listeners(server_table, reading)
+    admin_listener = _tcp_listener(admin_table.listen, ("admin", "listen"), reading)
+    metrics_listener = _metrics_listener(raw, reading)
+    _check_clashes(listeners, admin_listener, metrics_listener, reading)
+    return values.Config(
+        path=path,
+        server=_server(server_table, listeners, reading),
+        admin=_admin(admin_table, admin_listener, reading),
+        metrics=values.MetricsListener(listen=str(metrics_listener) if metrics_listener else None),
+        store=_store(_section(Store, raw, "store", reading), reading),
+        accounts=accounts,
+        routes=read_routes(raw, around, reading),
+        deadlines=Deadlines(**_section(DeadlineTable, raw, "deadlines", reading).model_dump()),
+        limits=limits,
+        replay=_budget(replay, reading),
+        renew=RenewPolicy(**_section(RenewTable, raw, "renew", reading).model_dump()),
+        log=values.LogSettings(**_section(LogTable, raw, "log", reading).model_dump()),
+    )
+
+
+def _section(model: type[AnyTable], raw: dict[str, Any], name: str, reading: Reading) -> AnyTable:
+    return read(model, raw.get(name, {}), (name,), reading.report) or model()
+
+
+def _check_names(raw: dict[str, Any], report: Report) -> None:
+    sections = [*SECTIONS, *NAMED]
+    for name, value in raw.items():
+        if name in sections:
+            continue
+        homes = [f"[{section}]" for section, model in SECTIONS.items() if name in children(model)]
+        if isinstance(value, dict) or nearest(name, sections) or not homes:
+            report.problem((name,), f"unknown section.{did_you_mean(name, sections)}")
+        else:
+            report.problem((name,), f"unknown setting here; {either(homes)} has it")
+    for section in NAMED:
+        found = raw.get(section)
+        for name in found if isinstance(found, dict) else ():
+            if not _NAME.fullmatch(name):
+                report.problem((section, name), "a name has letters, digits, - and _ only, at most 64")
+
+
+def _listener(text: str, keys: Keys, reading: Reading) -> Listener | None:
+    try:
+        return addresses.listener(text, base=reading.base)
+    except ValueError as wrong:
+        reading.report.problem(keys, str(wrong))
+        return None
+
+
+def _listeners(table: Server, reading: Reading) -> list[Listener]:
+    found = [_listener(text, ("server", "listen", item), reading) for item, text in enumerate(table.listen)]
+    listeners = [each for each in found if each is not None]
+    for item, each in enumerate(listeners):
+        if any(each.clashes(earlier) for earlier in listeners[:item]):
+            reading.report.problem(("server", "listen"), f"names {each} twice")
+    return listeners
+
+
+def _metrics_listener(raw: dict[str, Any], reading: Reading) -> Listener | None:
+    table = _section(Metrics, raw, "metrics", reading)
+    return _tcp_listener(table.listen, ("metrics", "listen"), reading) if table.listen else None
+
+
+def _tcp_listener(text: str, keys: Keys, reading: Reading) -> Listener | None:
+    """For browsers and scrapers, which speak TCP; commands have a Unix socket of their own beside the store."""
+    found = _listener(text, keys, reading)
+    if found is None or not found.path:
+        return found
+    reading.report.problem(
+        keys, 'must be an address such as "127.0.0.1:9100"; only server.listen takes unix:'
+    )
+    return None
+
+
+def _check_clashes(
+    server: list[Listener], admin: Listener | None, metrics: Listener | None, reading: Reading
+) -> None:
+    report = reading.report
+    if admin and any(admin.clashes(each) for each in server):
+        report.problem(("admin", "listen"), f"{admin} is taken by server.listen")
+    if metrics and any(metrics.clashes(each) for each in server):
+        report.problem(("metrics", "listen"), f"{metrics} is taken by server.listen")
+    if metrics and admin and metrics.clashes(admin):
+        report.problem(
+            ("metrics", "listen"),
+            f"{metrics} is taken by admin.listen, which serves health and metrics already",
+        )
+    if admin and not admin.loopback:
+        report.warning(
+            ("admin", "listen"),
+            f"{admin} can be reached from other machines; for health and metrics alone there is [metrics] listen",
+        )
+
+
+def _server(table: Server, listeners: list[Listener], reading: Reading) -> values.Server:
+    report = reading.report
+    keys = _caller_keys(table, reading)
+    exposed = [each for each in listeners if not each.loopback]
+    told = report.sound("server", "caller_auth") and report.sound("server", "allow_unauthenticated")
+    if exposed and told and not keys and not table.allow_unauthenticated:
+        report.problem(
+            ("server", "listen"),
+            f"{exposed[0]} can be reached from other machines: set keys in [server.caller_auth], or say allow_unauthenticated = true",
+        )
+    if keys and table.allow_unauthenticated:
+        report.warning(
+            ("server", "allow_unauthenticated"), "has no effect: caller_auth.keys asks every caller for a key"
+        )
+    if table.loop == "uvloop" and find_spec("uvloop") is None:
+        report.problem(("server", "loop"), "uvloop is not installed: pip install 'tokenproxy[fast]'")
+    return values.Server(
+        listen=tuple(map(str, listeners)),
+        hosts=frozenset(_hosts(table, reading)),
+        loop=cast("Any", table.loop),
+        allow_unauthenticated=table.allow_unauthenticated,
+        caller_keys=keys,
+    )
+
+
+def _hosts(table: Server, reading: Reading) -> list[str]:
+    found = []
+    for item, text in enumerate(table.hosts):
+        try:
+            found.append(addresses.host_name(text))
+        except ValueError as wrong:
+            reading.report.problem(("server", "hosts", item), str(wrong))
+    return found
+
+
+def _caller_keys(table: Server, reading: Reading) -> tuple[str, ...]:
+    """Each source may hold several keys, one a line."""
+    found = []
+    for item, source in enumerate(table.caller_auth.keys):
+        at = ("server", "caller_auth", "keys", item)
+        lines = [line.strip() for line in reading.secret(source, at).split("\n") if line.strip()]
+        if any(not _CALLER_KEY.fullmatch(line) for line in lines):
+            reading.report.problem(
+                at, "holds a key with characters that a header cannot carry; use printable ASCII"
+            )
+        if any(len(line) < _SHORTEST_GOOD_KEY for line in lines):
+            reading.report.warning(at, "holds a key shorter than 16 characters, which can be guessed")
+        if not lines and reading.report.sound(*at):
+            reading.report.problem(at, "is empty")
+        found += lines
+    return tuple(dict.fromkeys(found))
+
+
+def _admin(table: Admin, listening: Listener | None, reading: Reading) -> values.Admin:
+    at = ("admin", "public_url")
+    if table.public_url is None:
+        return values.Admin(listen=str(listening), public_url=_own_url(listening))
+    try:
+        parts = addresses.url(table.public_url)
+    except ValueError as wrong:
+        reading.report.problem(at, str(wrong))
+        return values.Admin()
+    if addresses.plain_beyond_loopback(parts) and not table.insecure_http:
+        reading.report.problem(at, addresses.NEEDS_HTTPS)
+    return values.Admin(listen=str(listening), public_url=table.public_url.rstrip("/"))
+
+
+def _own_url(listening: Listener | None) -> str:
+    if listening is None:
+        return ""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listening.host, listening.host)
+    return f"http://{Listener(local, listening.port)}"
+
+
+def _store(table: Store, reading: Reading) -> values.StoreSettings:
+    path = _store_path(table.url, reading)
+    keys = tuple(
+        _key_spec(source, ("store", "key", item), reading) for item, source in enumerate(table.key or [])
+    )
+    if table.key is None:
+        beside = path.parent / "tokenproxy.key"
+        keys = (_key_spec(f"file:{beside}", ("store", "key"), reading),)
+    return values.StoreSettings(
+        url=f"sqlite:{path}", path=path, keys=keys, base=reading.base, cache=table.cache
+    )
+
+
+def _store_path(url: str, reading: Reading) -> Path:
+    at = ("store", "url")
+    scheme, _, rest = url.partition(":")
+    file = rest.removeprefix("//") if rest.startswith("///") else rest
+    if scheme in {"postgresql", "postgres"}:
+        reading.report.problem(at, f'PostgreSQL {NOT_YET}; "sqlite:tokenproxy.db" is')
+    elif scheme != "sqlite" or not file or file.startswith(("//", ":")) or "?" in file:
+        reading.report.problem(
+            at,
+            'must name a file, such as "sqlite:tokenproxy.db" or "sqlite:/var/lib/tokenproxy/tokenproxy.db"',
+        )
+    elif (reading.base / file).is_dir():
+        reading.report.problem(at, f"{reading.base / file} is a folder; name the file in it")
+    return reading.base / file
+
+
+def _key_spec(source: str, at: Keys, reading: Reading) -> values.KeySpec:
+    """Not opened here: the first start may have to make it."""
+    word, _, rest = source.partition(":")
+    if not rest.strip():
+        reading.report.problem(at, f"has nothing after {word}:")
+    if word != "file":
+        return values.KeySpec(source=source)
+    path = reading.base / rest
+    if rest.strip() and path.exists():
+        reading.guarded(path, at)
+    return values.KeySpec(source=f"file:{path}", path=path)
+
+
+def _budget(table: ReplayTable, reading: Reading) -> ReplayBudget:
+    folder = str(reading.base / table.dir) if table.dir else ""
+    if folder and not Path(folder).is_dir():
+        reading.report.problem(("replay", "dir"), f"no such folder: {shown(folder)}")
+    return ReplayBudget(directory=folder, total_memory=table.total_memory, total_disk=table.total_disk)

@@ -1,0 +1,197 @@
+"""``[routes.*]``: which requests go where, with whose token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from tokenproxy.config import addresses
+from tokenproxy.config.lines import Keys
+from tokenproxy.config.models import TOKEN, RouteTable, read
+from tokenproxy.config.reading import Reading
+from tokenproxy.config.words import did_you_mean, quoted, shown
+from tokenproxy.core.provider import Account
+from tokenproxy.core.routes import Route, Upstream, account_header, valid_sub
+from tokenproxy.core.settings import Limits, Replay, TLSFiles
+
+_NEVER_PASSED: Final = frozenset(
+    {
+        "connection",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "tokenproxy-key",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Hop-by-hop fields, and the key that callers prove themselves with: an upstream must not see it."""
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Around:
+    """What routes are checked against."""
+
+    accounts: Mapping[str, Account]
+    """The sound ones."""
+    account_names: frozenset[str]
+    """All that the file names."""
+    replay: Replay
+    """For routes that say nothing."""
+    limits: Limits
+
+
+def read_routes(raw: Mapping[str, Any], around: Around, reading: Reading) -> tuple[Route, ...]:
+    """All routes that are sound enough; mistakes are in the report."""
+    tables = reading.tables(raw, "routes")
+    if not tables and reading.report.sound("routes"):
+        reading.report.problem(("routes",), "is missing: a table [routes.NAME] with upstream and account")
+    found = [_route(name, table, around, reading) for name, table in tables.items()]
+    routes = tuple(route for route in found if route is not None)
+    _check_doubles(routes, reading)
+    return routes
+
+
+def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | None:
+    keys: Keys = ("routes", name)
+    table = read(RouteTable, raw, keys, reading.report)
+    if table is None:
+        return None
+    _check_limit(table, keys, around, reading)
+    # A route without a place to go is still looked at whole: its other mistakes are told in the same breath.
+    prefix = _told(addresses.prefix, table.prefix or name, (*keys, "prefix"), reading)
+    host = _told(addresses.host_name, table.host, (*keys, "host"), reading) if table.host else ""
+    origins = [
+        _told(addresses.origin, origin, (*keys, "origins", item), reading)
+        for item, origin in enumerate(table.origins)
+    ]
+    upstream = _upstream(table, keys, reading)
+    account = _account(table, keys, around, reading)
+    _check_passed(table, keys, account, reading)
+    if prefix is None or host is None or upstream is None or account is None:
+        return None
+    return Route(
+        name=name,
+        prefix=prefix,
+        host=host,
+        upstream=upstream,
+        account=table.account,
+        inject=account.provider.inject,
+        dead=account.provider.dead,
+        passed=frozenset(each.lower() for each in table.pass_),
+        origins=frozenset(origin for origin in origins if origin),
+        replay=Replay(
+            memory=around.replay.memory if table.replay.memory is None else table.replay.memory,
+            disk=around.replay.disk if table.replay.disk is None else table.replay.disk,
+        ),
+        in_flight=table.in_flight,
+    )
+
+
+def _told(check: Callable[[str], Value], text: str, keys: Keys, reading: Reading) -> Value | None:
+    """What the check makes of the text; None when it refuses, which is told then."""
+    try:
+        return check(text)
+    except ValueError as wrong:
+        reading.report.problem(keys, str(wrong))
+        return None
+
+
+def _check_limit(table: RouteTable, keys: Keys, around: Around, reading: Reading) -> None:
+    if table.in_flight > around.limits.in_flight:
+        reading.report.problem(
+            (*keys, "in_flight"),
+            f"must be at most limits.in_flight ({around.limits.in_flight}), got {table.in_flight}",
+        )
+
+
+def _upstream(table: RouteTable, keys: Keys, reading: Reading) -> Upstream | None:
+    at = (*keys, "upstream")
+    tls = reading.tls(table.tls, (*keys, "tls"))
+    if not reading.report.sound(*at):
+        return None
+    if not table.upstream:
+        reading.report.problem(at, 'is missing: where requests go, such as "https://api.example.com"')
+        return None
+    parts = _told(addresses.url, table.upstream, at, reading)
+    if parts is None:
+        return None
+    if addresses.plain_beyond_loopback(parts) and not table.insecure_http:
+        reading.report.problem(at, addresses.NEEDS_HTTPS)
+        return None
+    if parts.scheme == "http" and tls != TLSFiles():
+        reading.report.warning((*keys, "tls"), "has no effect: the upstream is http://")
+    return Upstream(
+        scheme=parts.scheme,
+        host=(parts.hostname or "").lower(),
+        port=addresses.port_of(parts),
+        authority=addresses.authority_of(parts),
+        path=parts.path.rstrip("/"),
+        tls=tls,
+    )
+
+
+def _account(table: RouteTable, keys: Keys, around: Around, reading: Reading) -> Account | None:
+    at = (*keys, "account")
+    report = reading.report
+    if not report.sound(*at):
+        return None
+    if not table.account:
+        report.problem(at, "is missing: whose token this route attaches, the name of a table [accounts.NAME]")
+        return None
+    name, slash, sub = table.account.partition("/")
+    if name not in around.account_names:
+        report.problem(at, f"no account {shown(name)}.{did_you_mean(name, around.account_names)}")
+        return None
+    if slash and not _check_sub(table, sub, at, reading):
+        return None
+    return around.accounts.get(name)
+
+
+def _check_sub(table: RouteTable, sub: str, at: Keys, reading: Reading) -> bool:
+    header = account_header(table.account)
+    if header is None and not valid_sub(sub):
+        reading.report.problem(
+            at, f'must be NAME, NAME/SUB or "NAME/{{header:x-user}}", got {shown(table.account)}'
+        )
+        return False
+    if header is None:
+        return True
+    if not TOKEN.fullmatch(header[1]) or header[1] in _NEVER_PASSED:
+        reading.report.problem(at, f"{shown(header[1])} is not a header that can name an account")
+        return False
+    if not table.trust_account_header and reading.report.sound(*at[:-1], "trust_account_header"):
+        reading.report.problem(
+            at,
+            f"lets whoever sends the header {quoted(header[1])} choose the account; if only callers you trust can reach this route, say trust_account_header = true",
+        )
+        return False
+    return True
+
+
+def _check_passed(table: RouteTable, keys: Keys, account: Account | None, reading: Reading) -> None:
+    ours = account.provider.inject.header.lower() if account else ""
+    for item, name in enumerate(table.pass_):
+        if name.lower() == ours:
+            reading.report.problem(
+                (*keys, "pass", item), f"{quoted(name)} is where our token goes; the caller's never passes"
+            )
+        elif name.lower() in _NEVER_PASSED:
+            reading.report.problem((*keys, "pass", item), f"{quoted(name)} never goes to an upstream")
+
+
+def _check_doubles(routes: tuple[Route, ...], reading: Reading) -> None:
+    taken: dict[tuple[str, str], Route] = {}
+    for route in routes:
+        first = taken.setdefault((route.host, route.prefix), route)
+        if first is not route:
+            host = f" on host {quoted(route.host)}" if route.host else ""
+            reading.report.problem(
+                ("routes", route.name, "prefix"),
+                f"{quoted(route.prefix)}{host} is taken by {reading.report.place(('routes', first.name))}",
+            )

@@ -1,0 +1,113 @@
+"""What a config file says, checked and ready to use: frozen values without a trace of TOML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from tokenproxy.core.provider import Account, Provider
+from tokenproxy.core.routes import Route
+from tokenproxy.core.settings import MIB, Deadlines, Limits, RenewPolicy, ReplayBudget
+from tokenproxy.errors import Problem
+
+LOOPBACK_PROXY = "127.0.0.1:8080"
+LOOPBACK_ADMIN = "127.0.0.1:9100"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """Where callers come in."""
+
+    listen: tuple[str, ...] = (LOOPBACK_PROXY,)
+    """``host:port``, ``[v6]:port`` or ``unix:/absolute/path``."""
+    hosts: frozenset[str] = frozenset()
+    """Names accepted in Host besides loopback's; lower case, without a port."""
+    loop: Literal["auto", "asyncio", "uvloop"] = "auto"
+    allow_unauthenticated: bool = False
+    caller_keys: tuple[str, ...] = field(default=(), repr=False)
+    """What callers may send as ``Tokenproxy-Key``; empty: nobody needs to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admin:
+    """Where operators come in."""
+
+    listen: str = LOOPBACK_ADMIN
+    public_url: str = f"http://{LOOPBACK_ADMIN}"
+    """What a browser uses, without a slash at its end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsListener:
+    listen: str | None = None
+    """None: health and metrics only on the admin listener."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySpec:
+    """Where one or more keys of the store come from; what they are is not read yet."""
+
+    source: str = field(repr=False)
+    """``file:/absolute/path``, ``env:NAME``, ``systemd:NAME`` or ``cmd:...``; a command may hold a secret itself."""
+    path: Path | None = None
+    """Of a ``file:``; it may not exist yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSettings:
+    url: str
+    """``sqlite:/absolute/path``."""
+    path: Path
+    keys: tuple[KeySpec, ...]
+    """The first key seals, all open."""
+    base: Path
+    """The config file's folder, where a ``cmd:`` runs."""
+    cache: int = 64 * MIB
+    """Bytes of opened token sets kept in memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "text"] = "auto"
+    access: Literal["off", "slow", "all"] = "off"
+    slow: float = 1.0
+    """Seconds from which a request counts as slow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A whole config file, secrets resolved."""
+
+    path: Path
+    """The file, absolute; relative paths in it were taken from its folder."""
+    server: Server
+    admin: Admin
+    metrics: MetricsListener
+    store: StoreSettings
+    accounts: Mapping[str, Account]
+    routes: tuple[Route, ...]
+    deadlines: Deadlines
+    limits: Limits
+    replay: ReplayBudget
+    renew: RenewPolicy
+    log: LogSettings
+    warnings: tuple[Problem, ...] = ()
+    """What ``check`` says although the config works."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresetInfo:
+    """A provider that we ship."""
+
+    name: str
+    raw: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """The table as a ``[providers.NAME]`` would say it, what it extends included."""
+    provider: Provider
+    """With ``{placeholders}`` still in its addresses."""
+    docs: str = ""
+    vars: tuple[str, ...] = ()
+    """Which placeholders an account must fill by ``vars``."""

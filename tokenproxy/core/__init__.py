@@ -1,0 +1,1 @@
+"""Decisions, and nothing else: no sockets, no clock, no randomness, no logging."""

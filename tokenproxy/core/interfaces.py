@@ -1,0 +1,196 @@
+"""What one shell may ask of another; ``app`` hands the real ones in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, Protocol
+
+from tokenproxy.core.account import Standing
+from tokenproxy.core.tokens import TokenSet
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """UTC; never jumps while the process runs, even when somebody sets the system's clock."""
+
+    def monotonic(self) -> float:
+        """Seconds; the same timeline as ``now``, for cheap comparisons."""
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class KeepAnswer(Enum):
+    """Why a 401 is passed on although nobody renewed."""
+
+    LIVE = "live"
+    """The provider's validate call says that the token lives: the 401 is about something else."""
+    HELD = "held"
+    """A new token was refused here a moment ago; another renewal would not help."""
+
+
+class TokenSource(Protocol):
+    """Gives out live token sets; ``oauth.source.Source`` is the one."""
+
+    def ready(self, account: str) -> TokenSet | None:
+        """A fresh token set from memory, at once; None: ask ``current``."""
+
+    async def current(self, account: str) -> TokenSet:
+        """A token set that lives; reads the store or renews first where it must. Raises ``AccountError``."""
+
+    async def renew(self, account: str, rejected: TokenSet, *, route: str) -> TokenSet | KeepAnswer:
+        """
+        A token set newer than ``rejected``, which an upstream just called dead.
+
+        One renewal for all who ask; goes on when they leave. Raises ``AccountError``.
+        """
+
+    def refused_again(self, account: str, refused: TokenSet, *, route: str) -> None:
+        """``refused``, got from ``renew``, was called dead as well: hold this account's renewals on this route."""
+
+    def worked(self, account: str, tokens: TokenSet) -> None:
+        """An upstream took this token set; call it once per generation (cheap, never blocks)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the store knows of one account, opened."""
+
+    account: str
+    bound_to: str
+    """``core.provider.Account.bound_to`` of the registration that obtained the tokens."""
+    generation: int
+    """Of the newest token set; stays when the account is forgotten, so that no number comes twice."""
+    tokens: TokenSet | None = field(repr=False)
+    """None: forgotten."""
+    standing: Standing
+    in_flight_since: datetime | None = None
+    """UTC; set while a renewal is under way, and left set by one whose answer nobody got."""
+    renewed_at: datetime | None = None
+    """UTC, when the newest generation was stored."""
+    previous: str | None = field(default=None, repr=False)
+    """The refresh token that was spent for this generation; None once ``settled``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the store knows of one account without opening anything."""
+
+    account: str
+    bound_to: str
+    generation: int
+    standing: Standing
+    expires_at: datetime | None
+    refresh_expires_at: datetime | None
+    in_flight_since: datetime | None
+    renewed_at: datetime | None
+    has_tokens: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to renew one account, written down before anything is sent."""
+
+    account: str
+    generation: int
+    """The one that is to be replaced."""
+    fence: int
+    """Grows with every claim; a holder that lost its lease is told apart by it."""
+    found_in_flight: datetime | None = None
+    """UTC; the mark of an earlier renewal whose answer nobody got."""
+
+
+class Store(Protocol):
+    """
+    Where token sets live. Every method is one durable step: when it returns, the disk has it.
+
+    Raises ``StoreError`` (with ``kind``-like wording in its text) when the disk cannot; then nothing has changed.
+    One contract suite, ``tests/stores/contract.py``, holds every store to this page.
+    """
+
+    async def load(self, account: str) -> Record | None: ...
+
+    async def summaries(self) -> Sequence[Summary]:
+        """All accounts, by name."""
+
+    async def in_doubt(self) -> Sequence[str]:
+        """Accounts whose in-flight mark is set, newest mark first."""
+
+    async def claim(self, account: str, *, generation: int, now: datetime, lease: timedelta) -> Claim | None:
+        """
+        Take the lease and set the in-flight mark, in one statement.
+
+        None: the stored generation is another, or somebody else holds a lease that has not run out.
+        """
+
+    async def commit(
+        self, claim: Claim, tokens: TokenSet, *, previous: str | None, standing: Standing, now: datetime
+    ) -> bool:
+        """
+        Store the claim's successor (``tokens.generation == claim.generation + 1``), clear mark and lease.
+
+        ``previous`` is the refresh token that was spent; it is kept, sealed, until ``settled``. False: the lease was
+        lost and somebody else has committed or claimed since.
+        """
+
+    async def give_up(self, claim: Claim, *, standing: Standing, keep_mark: bool) -> bool:
+        """No new tokens: record why, end the lease; ``keep_mark`` where the answer was lost. False: lease lost."""
+
+    async def adopt(
+        self, account: str, tokens: TokenSet, *, bound_to: str, standing: Standing, now: datetime
+    ) -> bool:
+        """
+        Put a login's or an import's token set in the place of generation ``tokens.generation - 1``, ending any lease.
+
+        False: the stored generation is another; load and try again. Generation 1 makes the row.
+        """
+
+    async def stand(self, account: str, standing: Standing) -> None:
+        """Record a standing outside of a renewal (``registration_changed``, a reload)."""
+
+    async def rebind(self, account: str, *, bound_to: str, standing: Standing) -> None: ...
+
+    async def settled(self, account: str, *, generation: int) -> None:
+        """The new pair has worked: drop the previous refresh token."""
+
+    async def forget(self, account: str, *, standing: Standing) -> bool:
+        """Drop every secret of the account, keep its name and generation. False: there was none."""
+
+    async def use_keys(self, keys: Sequence[bytes]) -> None:
+        """Seal under the first of these (32 bytes each) from now on; all open. ``SealError`` if they open nothing here."""
+
+    async def reseal(self, progress: Callable[[int, int], None] | None = None) -> int:
+        """Seal every row anew under the first key; how many were. ``progress(done, all)``."""
+
+    async def check(self) -> None:
+        """Raise ``StoreError`` unless the store can be read and written now."""
+
+    async def close(self) -> None: ...
+
+
+class Accounts(Protocol):
+    """What operators ask for: the admin socket, the admin API and the offline commands share it."""
+
+    async def statuses(self) -> list[dict[str, Any]]:
+        """Every configured account and every stored login, by name; shapes as ``status``."""
+
+    async def status(self, account: str) -> dict[str, Any]:
+        """
+        One account, without secrets.
+
+        Keys: account, provider, state, reason, detail (a sentence), next_step (a command or ""), generation,
+        expires_at, refresh_expires_at, renewed_at, since, retry_at (ISO 8601 or None), identity, scope,
+        in_flight (bool), live (bool: a token that may be sent is there). Raises ``AccountError`` for an unknown name.
+        """
+
+    async def import_answer(self, account: str, answer: bytes) -> dict[str, Any]:
+        """A token answer as JSON, or a bare refresh token; gives the new status."""
+
+    async def refresh(self, account: str) -> dict[str, Any]:
+        """Renew now, whatever the expiry; gives the new status."""
+
+    async def logout(self, account: str) -> dict[str, Any]: ...
+
+    async def rebind(self, account: str) -> dict[str, Any]: ...

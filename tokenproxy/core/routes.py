@@ -1,0 +1,105 @@
+"""Which route a request takes: by host, then by the longest prefix on a segment border."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from tokenproxy.core.provider import Inject
+from tokenproxy.core.settings import Replay, TLSFiles
+
+_ACCOUNT_NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """Where a route's requests go."""
+
+    scheme: str
+    """``http`` or ``https``."""
+    host: str
+    """As it is connected to and verified, without brackets."""
+    port: int
+    authority: str
+    """The Host field that the upstream sees: the port only where it is not the scheme's own."""
+    path: str = ""
+    """Put before what is left of the target; "" or "/something" without a slash at its end."""
+    tls: TLSFiles = field(default_factory=TLSFiles)
+
+    @property
+    def origin(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A table ``[routes.NAME]``."""
+
+    name: str
+    prefix: str
+    """Begins and ends with a slash; ``/books/`` also matches ``/books`` and ``/books?...``."""
+    host: str = ""
+    """Lower case, without a port; empty: any of our own hosts."""
+    upstream: Upstream
+    account: str
+    """An account's name, or ``NAME/{header:x-user}``."""
+    inject: Inject = field(default_factory=Inject)
+    """From the account's provider."""
+    dead: tuple[int, ...] = (401,)
+    """From the account's provider."""
+    passed: frozenset[str] = frozenset()
+    """Names, in lower case, of the caller's own credential fields that may go on (``pass``)."""
+    origins: frozenset[str] = frozenset()
+    """Browser origins let in, lower case, as a browser writes them."""
+    replay: Replay = field(default_factory=Replay)
+    in_flight: int = 0
+    """Requests of this route at once; 0: only the limit over all."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """All routes, ready to be looked up: ``by_host[""]`` holds those that name no host."""
+
+    by_host: Mapping[str, tuple[Route, ...]]
+    """Longest prefix first."""
+
+    @classmethod
+    def of(cls, routes: Iterable[Route]) -> RouteTable:
+        by_host: dict[str, list[Route]] = {}
+        for route in routes:
+            by_host.setdefault(route.host, []).append(route)
+        return cls(
+            {
+                host: tuple(sorted(found, key=lambda route: len(route.prefix), reverse=True))
+                for host, found in by_host.items()
+            }
+        )
+
+    def match(self, host: str, path: str) -> Route | None:
+        """
+        The route of a request; ``path`` is the raw target without its query, ``host`` lower case without a port.
+
+        A route that names the host wins over one that names none, however long the other's prefix.
+        """
+        for candidates in (self.by_host.get(host, ()) if host else (), self.by_host.get("", ())):
+            for route in candidates:
+                prefix = route.prefix
+                if path.startswith(prefix) or (len(path) == len(prefix) - 1 and prefix.startswith(path)):
+                    return route
+        return None
+
+
+def account_header(account: str) -> tuple[str, str] | None:
+    """``crm/{header:x-user}`` -> ``("crm", "x-user")``; None for a plain account name."""
+    table, _, rest = account.partition("/")
+    if rest.startswith("{header:") and rest.endswith("}"):
+        return table, rest[len("{header:") : -1].strip().lower()
+    return None
+
+
+def valid_sub(value: str) -> bool:
+    """Whether a header's value may be the SUB of an account's name (design: ``[A-Za-z0-9._@-]{1,128}``)."""
+    return _ACCOUNT_NAME.fullmatch(value) is not None

@@ -1,0 +1,85 @@
+"""Numbers that the config may change, with defaults and where those come from. Durations are seconds, sizes bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """How long we wait, in seconds; the precedents are nginx's and Envoy's edge settings."""
+
+    head: float = 10.0
+    """From the first byte of a request (or the connect) to the end of its head; dripping does not extend it."""
+    body_idle: float = 60.0
+    """Between two pieces of a request's body."""
+    connect: float = 5.0
+    """To connect to an upstream, TLS included."""
+    first_byte: float = 60.0
+    """From the end of the request to the head of the answer."""
+    upstream_idle: float = 60.0
+    """Between two pieces of an answer's body; also how long an unused upstream connection is kept."""
+    keep_alive: float = 75.0
+    """How long a caller's connection may wait for its next request."""
+    drain: float = 30.0
+    """After SIGTERM, for requests in flight."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    head: int = 32 * KIB
+    """Bytes of a request's or an answer's head, and of any one line of it."""
+    connections: int = 0
+    """Callers connected at once; 0 means half of the process's descriptor limit."""
+    in_flight: int = 1024
+    """Requests at once, in all; a route may have less."""
+    queue: float = 1.0
+    """Seconds that a request may wait for its turn when ``in_flight`` is reached; then 503 ``overloaded``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """How much of a request's body is kept so that it can be sent again after a 401."""
+
+    memory: int = MIB
+    """Bytes of one request kept in memory; what is more goes to disk."""
+    disk: int = 64 * MIB
+    """Bytes of one request kept in an unlinked 0600 file; past it the request goes on without a copy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayBudget:
+    """What all requests together may keep."""
+
+    directory: str = ""
+    """Where the files lie; empty: the system's directory for temporary files."""
+    total_memory: int = 64 * MIB
+    total_disk: int = GIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewPolicy:
+    due: float = 900.0
+    """At most so many seconds before expiry a used account is renewed in the background (else 2/3 of the lifetime)."""
+    stale: float = 60.0
+    """At most so many seconds before expiry a token is renewed before it is sent (else 10 % of the lifetime)."""
+    hold: float = 10.0
+    """How long 401-renewals are held after a new token was refused too; doubles up to 300 s."""
+    concurrent: int = 32
+    """Renewals under way at once: also the most logins that one crash can put in doubt."""
+    per_second: float = 50.0
+    """Background renewals begun in a second; renewals that a request waits for are not counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TLSFiles:
+    """Whom we trust and who we are, towards one upstream or provider; empty means the system's authorities, and nobody."""
+
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""

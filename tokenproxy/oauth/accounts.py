@@ -1,0 +1,131 @@
+"""What operators ask for, in words: shared by the admin socket, the admin API and the commands without ``serve``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from tokenproxy.core.account import Reason, Standing, State
+from tokenproxy.core.interfaces import Clock, Store, Summary
+from tokenproxy.core.provider import Account, table_of
+from tokenproxy.core.replies import read_import
+from tokenproxy.errors import AccountError, StoreError, StoreUnavailableError, UnknownAccountError
+from tokenproxy.oauth.refusals import next_step, sentence
+from tokenproxy.oauth.source import Source
+
+
+class OperatorAccounts:
+    """Satisfies ``core.interfaces.Accounts``."""
+
+    def __init__(
+        self, source: Source, *, store: Store, clock: Clock, accounts: Callable[[], Mapping[str, Account]]
+    ) -> None:
+        """``accounts`` gives the config's tables as they are now: a reload changes them."""
+        self._source = source
+        self._store = store
+        self._clock = clock
+        self._accounts = accounts
+
+    async def statuses(self) -> list[dict[str, Any]]:
+        summaries = {summary.account: summary for summary in await self._store.summaries()}
+        known = self._accounts()
+        names = {name for name in summaries if table_of(name) in known}
+        names |= {table for table in known if not any(table_of(name) == table for name in names)}
+        return [self._describe(name, summaries.get(name)) for name in sorted(names)]
+
+    async def status(self, account: str) -> dict[str, Any]:
+        self._require(account)
+        summaries = {summary.account: summary for summary in await self._store.summaries()}
+        return self._describe(account, summaries.get(account))
+
+    async def import_answer(self, account: str, answer: bytes) -> dict[str, Any]:
+        spec = self._require(account)
+        tokens = read_import(answer, provider=spec.provider, now=self._clock.now(), scope=spec.scope)
+        if tokens is None:
+            raise AccountError(
+                "that is neither a token answer nor a refresh token: give the provider's JSON answer as it came, "
+                "or the bare refresh token",
+                account=account,
+                reason=Reason.BAD_ANSWER.value,
+                next_step=f"tokenproxy import {account} < answer.json",
+            )
+        try:
+            await self._source.adopt(account, tokens)
+        except StoreError as error:
+            raise _store_failed(account, error) from None
+        return await self.status(account)
+
+    async def refresh(self, account: str) -> dict[str, Any]:
+        self._require(account)
+        await self._source.refresh(account)
+        return await self.status(account)
+
+    async def logout(self, account: str) -> dict[str, Any]:
+        self._require(account)
+        try:
+            await self._source.forget(account)
+        except StoreError as error:
+            raise _store_failed(account, error) from None
+        return await self.status(account)
+
+    async def rebind(self, account: str) -> dict[str, Any]:
+        self._require(account)
+        try:
+            await self._source.rebind(account)
+        except StoreError as error:
+            raise _store_failed(account, error) from None
+        return await self.status(account)
+
+    def _require(self, account: str) -> Account:
+        known = self._accounts()
+        spec = known.get(table_of(account))
+        if spec is None:
+            raise UnknownAccountError(
+                f"there is no account {table_of(account)} in the config; it has: {', '.join(sorted(known))}",
+                account=account,
+                next_step="tokenproxy status",
+            )
+        return spec
+
+    def _describe(self, account: str, summary: Summary | None) -> dict[str, Any]:
+        spec = self._accounts()[table_of(account)]
+        entry = self._source.entry(account)
+        standing = entry.standing if entry else summary.standing if summary else Standing()
+        if summary is not None and summary.has_tokens and summary.bound_to != spec.bound_to:
+            standing = Standing(State.LOGIN_REQUIRED, Reason.REGISTRATION_CHANGED, since=standing.since)
+        expires_at = entry.tokens.expires_at if entry else summary.expires_at if summary else None
+        has_tokens = summary is not None and summary.has_tokens
+        registered = standing.reason is not Reason.REGISTRATION_CHANGED
+        live = has_tokens and registered and (expires_at is None or expires_at > self._clock.now())
+        if entry is not None and (entry.dead or not entry.tokens.access_token):
+            live = False
+        return {
+            "account": account,
+            "provider": spec.provider.name,
+            "state": standing.state.value,
+            "reason": standing.reason.value,
+            "detail": sentence(account, standing),
+            "next_step": next_step(account, standing),
+            "generation": entry.tokens.generation if entry else summary.generation if summary else 0,
+            "expires_at": _iso(expires_at),
+            "refresh_expires_at": _iso(summary.refresh_expires_at if summary else None),
+            "renewed_at": _iso(entry.renewed_at if entry else summary.renewed_at if summary else None),
+            "since": _iso(standing.since),
+            "retry_at": _iso(standing.retry_at),
+            "identity": entry.tokens.identity if entry else None,
+            "scope": entry.tokens.scope if entry else None,
+            "in_flight": entry.renewal is not None if entry else False,
+            "unstored": entry.unstored is not None if entry else False,
+            "live": live,
+        }
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat(timespec="seconds").replace("+00:00", "Z") if at is not None else None
+
+
+def _store_failed(account: str, error: StoreError) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        error.message, account=account, reason=Reason.STORE_FAILED.value, next_step=error.next_step
+    )

@@ -1,0 +1,162 @@
+"""
+Performs a grant's steps over HTTP, and keeps three outcomes apart: not sent, answered, sent without an answer.
+
+The third is the dangerous one: a provider that rotates may have spent the refresh token. So nothing here repeats a
+request by itself, follows a redirect or keeps a connection for later (a pooled one that proves dead would make the
+outcome unknown).
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, Final
+
+import aiohttp
+from yarl import URL
+
+from tokenproxy.core.grants import Flow, TokenRequest, validate_request
+from tokenproxy.core.provider import Account
+from tokenproxy.core.replies import LARGEST_ANSWER, Answer, Reply
+from tokenproxy.core.settings import TLSFiles
+from tokenproxy.core.tokens import TokenSet
+from tokenproxy.errors import TokenproxyError
+
+CONNECT_TIMEOUT: Final = 5.0
+TOTAL_TIMEOUT: Final = 15.0
+"""Seconds for one call; half of the lease, so that a holder never sends when its lease is nearly over."""
+
+_DEAD: Final = frozenset({400, 401, 403, 404})
+
+
+class NotSentError(Exception):
+    """Nothing of the request left this machine; its text is a phrase without addresses or secrets."""
+
+
+class AnswerLostError(Exception):
+    """The request was or may have been sent, and no whole answer came back."""
+
+
+class Endpoint:
+    """Calls providers; one HTTP client for each set of TLS files."""
+
+    def __init__(self, tls: Callable[[TLSFiles], ssl.SSLContext], *, timeout: float = TOTAL_TIMEOUT) -> None:
+        """
+        ``tls`` makes a context for calls to a provider; raises ``TokenproxyError`` for files it cannot use.
+
+        ``timeout`` in seconds, for one whole call.
+        """
+        self._tls = tls
+        self._timeout = timeout
+        self._sessions: dict[TLSFiles, aiohttp.ClientSession] = {}
+
+    async def run(self, flow: Flow, account: Account) -> Answer:
+        """Perform a grant. Raises ``NotSentError`` or ``AnswerLostError``."""
+        try:
+            step = next(flow)
+            while True:
+                step = flow.send(await self.send(step, account.provider.tls))
+        except StopIteration as finished:
+            answer: Answer = finished.value
+            return answer
+
+    async def is_live(self, account: Account, tokens: TokenSet) -> bool | None:
+        """Ask the provider's validate call; None where it says nothing (unreachable, 5xx, a limit)."""
+        validate = account.provider.validate
+        if validate is None:
+            return None
+        try:
+            reply = await self.send(validate_request(account, tokens), account.provider.tls)
+        except (NotSentError, AnswerLostError):
+            return None
+        if reply.status in validate.ok:
+            return True
+        return False if reply.status in _DEAD else None
+
+    async def send(self, request: TokenRequest, tls: TLSFiles) -> Reply:
+        """One request, one answer. Raises ``NotSentError`` or ``AnswerLostError``, which quote no address."""
+        sent = SimpleNamespace(connected=False)
+        try:
+            session = self._session(tls)
+        except TokenproxyError:
+            raise NotSentError("the TLS files for the provider cannot be used") from None
+        try:
+            async with session.request(
+                request.method,
+                URL(request.url, encoded=True),
+                headers=request.headers,
+                data=request.body,
+                allow_redirects=False,
+                trace_request_ctx=sent,
+            ) as response:
+                body = await _read(response)
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                return Reply(response.status, headers, body)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            # Their texts contain the URL, and with Deskera the URL contains the refresh token: "from None".
+            what = _describe(error)
+            if not sent.connected:
+                raise NotSentError(what) from None
+            raise AnswerLostError(what) from None
+
+    async def close(self) -> None:
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
+
+    def _session(self, tls: TLSFiles) -> aiohttp.ClientSession:
+        session = self._sessions.get(tls)
+        if session is None:
+            session = self._sessions[tls] = _new_session(self._tls(tls), self._timeout)
+        return session
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body, cut just past what ``core.replies`` would read."""
+    body = bytearray()
+    async for piece in response.content.iter_chunked(64 * 1024):
+        body += piece
+        if len(body) > LARGEST_ANSWER:
+            break
+    return bytes(body)
+
+
+def _new_session(context: ssl.SSLContext, timeout: float) -> aiohttp.ClientSession:
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(_connected)
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(force_close=True, limit=0, ssl=context),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept-Encoding": "identity"},
+        skip_auto_headers={"User-Agent", "Content-Type"},
+        timeout=aiohttp.ClientTimeout(total=timeout, connect=CONNECT_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
+        trace_configs=[trace],
+        max_line_size=64 * 1024,
+        max_field_size=64 * 1024,
+    )
+    # aiohttp repeats a GET whose connection broke, fresh connections included (aiohttp#10790); a token request by
+    # GET must not be. There is no public switch; tests/oauth/test_endpoint.py notices if this one goes away.
+    session._retry_connection = False  # noqa: SLF001
+    return session
+
+
+async def _connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:
+    """From here on the request may leave; ``trace_request_ctx`` is what ``send`` gave."""
+    context.trace_request_ctx.connected = True
+
+
+def _describe(error: Exception) -> str:
+    """A phrase for people, made from the kind of error alone."""
+    return next((phrase for kinds, phrase in _PHRASES if isinstance(error, kinds)), "the connection broke")
+
+
+_PHRASES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...]] = (
+    (aiohttp.ClientConnectorCertificateError, "the provider's TLS certificate is not trusted"),
+    (aiohttp.ClientConnectorDNSError, "the provider's name cannot be resolved"),
+    (aiohttp.ClientSSLError, "TLS with the provider failed"),
+    ((aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError), "the provider cut the connection"),
+    (TimeoutError, "the provider did not answer in time"),
+    (aiohttp.ClientConnectorError, "the provider cannot be reached"),
+    ((aiohttp.ClientResponseError, ValueError), "the provider's answer is no HTTP"),
+)

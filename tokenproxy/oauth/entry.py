@@ -1,0 +1,155 @@
+"""One login in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+from datetime import datetime
+
+from tokenproxy.core.account import Reason, Standing, State
+from tokenproxy.core.interfaces import Claim, Clock, KeepAnswer, Record
+from tokenproxy.core.provider import Account, table_of
+from tokenproxy.core.schedule import due_at, margin, next_hold
+from tokenproxy.core.settings import RenewPolicy
+from tokenproxy.core.tokens import TokenSet
+from tokenproxy.errors import AccountError
+
+Outcome = TokenSet | KeepAnswer | AccountError
+"""What a renewal comes to; an error is given back and not raised, since nobody may be waiting for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unstored:
+    """A token set that the provider issued and the store has not taken yet."""
+
+    claim: Claim
+    tokens: TokenSet
+    previous: str | None
+    standing: Standing
+
+
+@dataclass(slots=True)
+class Hold:
+    """No renewals after a 401 of one route until ``until`` (monotonic seconds)."""
+
+    until: float
+    seconds: float
+    asked: float
+    """When the hold began, or when the validate call was last asked about it."""
+
+
+class Entry:
+    """
+    The one place in memory where a login's tokens are.
+
+    ``fresh_until`` and ``due_at`` are seconds of ``Clock.monotonic``; everything else about time is UTC.
+    """
+
+    __slots__ = (
+        "account",
+        "bound_to",
+        "counted",
+        "dead",
+        "due_at",
+        "fresh_until",
+        "holds",
+        "in_doubt",
+        "live_generation",
+        "live_until",
+        "name",
+        "renewal",
+        "renewed_at",
+        "settled",
+        "standing",
+        "tokens",
+        "unstored",
+        "used_at",
+        "waiters",
+    )
+
+    def __init__(self, account: Account, record: Record, tokens: TokenSet) -> None:
+        self.account = account
+        self.name = record.account
+        self.bound_to = record.bound_to
+        self.tokens = tokens
+        self.standing = record.standing
+        self.counted = record.standing.state
+        """The state under which ``Source`` counts this account."""
+        self.renewed_at = record.renewed_at
+        self.in_doubt = record.in_flight_since is not None
+        """A renewal was sent and its answer never came."""
+        self.dead = False
+        """The provider's validate call said that the access token is dead: it is not sent again."""
+        self.fresh_until = -math.inf
+        self.due_at = math.inf
+        self.used_at = -math.inf
+        self.renewal: asyncio.Task[Outcome] | None = None
+        self.waiters = 0
+        self.live_generation = 0
+        self.live_until = -math.inf
+        self.holds: dict[str, Hold] = {}
+        self.unstored: Unstored | None = None
+        self.settled = record.previous is None
+        """Whether the previous refresh token need not be kept any longer."""
+
+    def take(self, record: Record, tokens: TokenSet) -> None:
+        """Put what the store has in the place of what is here."""
+        self.bound_to, self.tokens, self.standing = record.bound_to, tokens, record.standing
+        self.renewed_at = record.renewed_at
+        self.in_doubt = record.in_flight_since is not None
+        self.dead, self.settled = False, record.previous is None
+
+    @property
+    def table(self) -> str:
+        return table_of(self.name)
+
+    @property
+    def size(self) -> int:
+        """Roughly, in bytes."""
+        return len(self.tokens.access_token) + len(self.tokens.refresh_token or "") + 1024
+
+    @property
+    def sendable(self) -> bool:
+        """Whether the tokens belong to the registration of the config."""
+        return self.standing.reason is not Reason.REGISTRATION_CHANGED
+
+    def schedule(self, clock: Clock, policy: RenewPolicy, *, jitter: float) -> None:
+        """Work out anew until when ``ready`` may give the tokens out and when they are due."""
+        now, zero = clock.now(), clock.monotonic()
+
+        def seconds(at: datetime) -> float:
+            return zero + (at - now).total_seconds()
+
+        provider, retry_at = self.account.provider, self.standing.retry_at
+        self.fresh_until, self.due_at = math.inf, math.inf
+        if self.tokens.expires_at is not None:
+            expires = seconds(self.tokens.expires_at)
+            self.fresh_until = expires - margin(self.tokens, policy, provider).total_seconds()
+            if retry_at is not None:  # an early renewal failed: the living token goes on being used meanwhile
+                self.fresh_until = min(expires, max(self.fresh_until, seconds(retry_at)))
+            if self.standing.state is State.LOGIN_REQUIRED:  # nothing to renew with: use it up
+                self.fresh_until = expires
+        due = due_at(self.tokens, policy, provider, jitter=jitter)
+        if due is not None:
+            self.due_at = seconds(max(due, retry_at) if retry_at is not None else due)
+        if self.in_doubt:
+            self.due_at = seconds(retry_at) if retry_at is not None else zero
+        if self.standing.state is State.LOGIN_REQUIRED or self.tokens.refresh_token is None:
+            self.due_at = math.inf
+        if self.dead or not self.sendable:
+            self.fresh_until = -math.inf
+
+    def held(self, route: str, now: float) -> Hold | None:
+        hold = self.holds.get(route)
+        return hold if hold is not None and now < hold.until else None
+
+    def hold(self, route: str, now: float, policy: RenewPolicy) -> float | None:
+        """Hold 401-renewals of this route; the seconds, or None where they are held already."""
+        last = self.holds.get(route)
+        if last is not None and now < last.until:
+            return None
+        recent = last is not None and now < last.until + 2 * last.seconds
+        seconds = next_hold(last.seconds if last is not None and recent else None, policy)
+        self.holds[route] = Hold(until=now + seconds, seconds=seconds, asked=now)
+        return seconds

@@ -1,0 +1,307 @@
+"""
+One renewal, step by step: validate, claim, send, store. Each step is durable before the next begins.
+
+The mark "sent" is in the store before anything is sent, and the new pair is in the store before anybody sees it, so
+that a crash at any point leaves either the old state, or a mark that the next start finds and acts on, or the new
+pair. What a provider has issued is never thrown away: not by a failed write, and not by an answer that is broken
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, Final
+
+from tokenproxy import log
+from tokenproxy.core.account import Event, Reason, Standing, State, advance
+from tokenproxy.core.grants import GRANTS, Ask
+from tokenproxy.core.interfaces import Claim, Clock, KeepAnswer, Store
+from tokenproxy.core.replies import Answer, Failure, Granted
+from tokenproxy.core.schedule import LIVE_FOR, MISCONFIGURED_PAUSE, backoff
+from tokenproxy.core.tokens import TokenSet
+from tokenproxy.errors import (
+    AccountError,
+    LoginRequiredError,
+    ProviderUnavailableError,
+    StoreError,
+    StoreUnavailableError,
+)
+from tokenproxy.metrics import AccountMetrics
+from tokenproxy.oauth.endpoint import AnswerLostError, Endpoint, NotSentError
+from tokenproxy.oauth.entry import Entry, Outcome, Unstored
+from tokenproxy.oauth.refusals import next_step, refusal_of, sentence
+
+LEASE: Final = timedelta(seconds=30)
+"""Twice the longest token call, so that nobody sends when another may have taken over (oauth2-proxy's 2 s lacks that)."""
+
+_log = logging.getLogger("tokenproxy.oauth")
+
+_RESULTS: Final = {
+    Reason.REFUSED: "invalid_grant",
+    Reason.ROTATION_LOST: "invalid_grant",
+    Reason.NO_REFRESH_TOKEN: "invalid_grant",
+    Reason.CLIENT_REFUSED: "client_refused",
+    Reason.REQUEST_REFUSED: "client_refused",
+    Reason.RATE_LIMITED: "rate_limited",
+    Reason.ANSWER_LOST: "timeout",
+    Reason.STORE_FAILED: "store_error",
+}
+"""Reason -> ``result`` of ``tokenproxy_refreshes_total``; everything else is ``provider_error``."""
+
+
+class AskFirst(Enum):
+    """Whether the provider's validate call comes before the renewal."""
+
+    NOT = "not"
+    RENEW_UNLESS_LIVE = "renew_unless_live"
+    RENEW_IF_DEAD = "renew_if_dead"
+    """In a hold: silence is not enough."""
+
+
+class Journal:
+    """Performs renewals; knows nothing of who waits for them."""
+
+    def __init__(
+        self, *, store: Store, endpoint: Endpoint, clock: Clock, jitter: Callable[[], float]
+    ) -> None:
+        """``jitter`` gives numbers from -1 to 1."""
+        self._store = store
+        self._endpoint = endpoint
+        self._clock = clock
+        self._jitter = jitter
+
+    async def renew(self, entry: Entry, ask: AskFirst, *, trigger: str, metrics: AccountMetrics) -> Outcome:
+        """Replace the entry's token set, whatever its expiry says; changes ``entry`` as the result says."""
+        if ask is not AskFirst.NOT:
+            live = await self._is_live(entry)
+            if live:
+                return KeepAnswer.LIVE
+            if live is None and ask is AskFirst.RENEW_IF_DEAD:
+                return KeepAnswer.HELD
+        if entry.tokens.refresh_token is None:
+            return await self._nothing_to_renew_with(entry)
+        started = self._clock.monotonic()
+        try:
+            claim = await self._store.claim(
+                entry.name, generation=entry.tokens.generation, now=self._clock.now(), lease=LEASE
+            )
+            if claim is None:
+                return await self._overtaken(entry)
+        except StoreError as error:
+            metrics.count(trigger, "store_error")
+            return self._store_failed(entry, error)
+        doubt = claim.found_in_flight is not None
+        asked, answer = await self._ask(entry, doubt=doubt)
+        doubt = doubt or asked > 1  # asked twice means that the first answer was lost
+        if isinstance(answer, Granted):
+            outcome = await self._keep(entry, claim, answer.tokens)
+        else:
+            outcome = await self._fail(entry, claim, answer, doubt=doubt)
+        seconds = self._clock.monotonic() - started
+        result = (
+            "ok" if isinstance(outcome, TokenSet) else _RESULTS.get(entry.standing.reason, "provider_error")
+        )
+        metrics.count(trigger, result)
+        metrics.refresh_seconds.observe(seconds)
+        if isinstance(outcome, TokenSet):
+            log.event(
+                _log,
+                "token_renewed",
+                account=entry.name,
+                trigger=trigger,
+                generation=outcome.generation,
+                seconds=round(seconds, 3),
+                waiters=entry.waiters,
+            )
+        return outcome
+
+    async def _is_live(self, entry: Entry) -> bool | None:
+        """Ask the provider about the token; "live" is believed for a moment, "dead" ends every hold."""
+        live = await self._endpoint.is_live(entry.account, entry.tokens)
+        if live:
+            entry.live_generation = entry.tokens.generation
+            entry.live_until = self._clock.monotonic() + LIVE_FOR
+            log.event(_log, "validate_live", account=entry.name, generation=entry.tokens.generation)
+        elif live is None:
+            log.event(_log, "validate_failed", account=entry.name)
+        else:
+            entry.holds.clear()
+            entry.dead = True
+        return live
+
+    async def _ask(self, entry: Entry, *, doubt: bool) -> tuple[int, Answer]:
+        """
+        Send the refresh; after a lost answer send it once more, at once and with the same refresh token.
+
+        There is no other token to send: a provider with a grace window gives the pair again, a strict one has
+        nothing more to take away. Gives how often it was or may have been sent.
+        """
+        for attempt in (1, 2):
+            flow = GRANTS["refresh_token"](
+                Ask(account=entry.account, held=entry.tokens, now=self._clock.now())
+            )
+            try:
+                return attempt, await self._endpoint.run(flow, entry.account)
+            except NotSentError as error:
+                kind = Event.ANSWER_LOST if doubt or attempt > 1 else Event.PROVIDER_DOWN
+                reason = Reason.ANSWER_LOST if doubt or attempt > 1 else Reason.PROVIDER_DOWN
+                return attempt, Failure(kind, reason, str(error))
+            except AnswerLostError as error:
+                lost = str(error)
+                log.event(_log, "renewal_in_doubt", account=entry.name, attempt=attempt, detail=lost)
+        return 2, Failure(Event.ANSWER_LOST, Reason.ANSWER_LOST, lost)
+
+    async def _keep(self, entry: Entry, claim: Claim, granted: TokenSet) -> Outcome:
+        """Store the new pair, then let it be seen."""
+        tokens = entry.tokens.succeeded_by(granted)
+        now = self._clock.now()
+        standing = advance(entry.standing, Event.RENEWED, now=now)
+        return await self._commit(entry, claim, tokens, standing)
+
+    async def _commit(self, entry: Entry, claim: Claim, tokens: TokenSet, standing: Standing) -> Outcome:
+        spent = entry.tokens.refresh_token
+        previous = spent if spent != tokens.refresh_token else None
+        now = self._clock.now()
+        try:
+            stored = await self._store.commit(claim, tokens, previous=previous, standing=standing, now=now)
+        except StoreError as error:
+            # The only copy of a rotated token is in memory now. It is used, since refusing to would help nobody, and
+            # written again and again by ``Source`` until the store takes it.
+            self._store_failed(entry, error)
+            entry.unstored = Unstored(claim, tokens, previous, standing)
+            stored = True
+        if not stored:
+            return await self._overtaken(entry)
+        entry.tokens, entry.standing = tokens, standing
+        entry.settled = previous is None
+        entry.renewed_at = now
+        entry.in_doubt = entry.dead = False
+        return tokens
+
+    async def _fail(self, entry: Entry, claim: Claim, failure: Failure, *, doubt: bool) -> Outcome:
+        """Record why there are no new tokens; the old ones stay where they are."""
+        event, reason = failure.event, failure.reason
+        if event is Event.REFUSED:
+            newer = await self._newer(entry)
+            if newer is not None:
+                return newer
+            reason = Reason.ROTATION_LOST if doubt else reason
+        elif doubt and event is Event.PROVIDER_DOWN:  # this call brought nothing, so the earlier doubt stands
+            event, reason = Event.ANSWER_LOST, Reason.ANSWER_LOST
+        now = self._clock.now()
+        standing = advance(
+            entry.standing,
+            event,
+            now=now,
+            reason=reason,
+            error=without_secrets(failure.text, entry),
+            retry_at=self._retry_at(entry, failure, now),
+        )
+        keep_mark = event is Event.ANSWER_LOST or (doubt and event is not Event.REFUSED)
+        await self._record(entry, claim, standing, keep_mark=keep_mark, rotated=failure.rotated)
+        if reason is Reason.RATE_LIMITED:
+            log.event(_log, "provider_rate_limited", **_fields(entry))
+        log.event(_log, _TOLD.get(standing.state, "renewal_failed"), **_fields(entry))
+        return refusal_of(entry.name, standing, now) or ProviderUnavailableError(
+            sentence(entry.name, standing), account=entry.name, reason=reason.value
+        )
+
+    async def _record(
+        self, entry: Entry, claim: Claim, standing: Standing, *, keep_mark: bool, rotated: str | None
+    ) -> None:
+        if rotated is not None and rotated != entry.tokens.refresh_token:
+            tokens = replace(entry.tokens, refresh_token=rotated, generation=entry.tokens.generation + 1)
+            await self._commit(entry, claim, tokens, standing)
+            return
+        entry.standing, entry.in_doubt = standing, keep_mark
+        try:
+            await self._store.give_up(claim, standing=standing, keep_mark=keep_mark)
+        except StoreError as error:  # the mark stays set: the next start asks again, which loses nothing
+            self._store_failed(entry, error)
+
+    def _retry_at(self, entry: Entry, failure: Failure, now: datetime) -> datetime | None:
+        if failure.event is Event.REFUSED:
+            return None
+        if failure.event is Event.REGISTRATION_REFUSED:
+            return now + MISCONFIGURED_PAUSE
+        early = entry.account.provider.refresh_not_before_expiry
+        if failure.reason is Reason.TOO_EARLY and entry.tokens.expires_at is not None:
+            return max(entry.tokens.expires_at - (early or timedelta(seconds=30)), now + timedelta(seconds=1))
+        return now + backoff(entry.standing.fails + 1, jitter=self._jitter(), asked=failure.retry_after)
+
+    async def _nothing_to_renew_with(self, entry: Entry) -> AccountError:
+        now = self._clock.now()
+        standing = advance(entry.standing, Event.REFUSED, now=now, reason=Reason.NO_REFRESH_TOKEN)
+        entry.standing = standing
+        try:
+            await self._store.stand(entry.name, standing)
+        except StoreError as error:
+            self._store_failed(entry, error)
+        log.event(_log, "login_required", **_fields(entry))
+        return LoginRequiredError(
+            sentence(entry.name, standing),
+            account=entry.name,
+            reason=standing.reason.value,
+            next_step=next_step(entry.name, standing),
+        )
+
+    async def _overtaken(self, entry: Entry) -> Outcome:
+        """Somebody else renewed or is at it: take what they stored."""
+        newer = await self._newer(entry)
+        if newer is not None:
+            return newer
+        return ProviderUnavailableError(
+            f"another process is renewing account {entry.name}", account=entry.name, retry_after=1.0
+        )
+
+    async def _newer(self, entry: Entry) -> TokenSet | None:
+        """A newer generation than ours from the store, taken into memory."""
+        try:
+            record = await self._store.load(entry.name)
+        except StoreError as error:
+            self._store_failed(entry, error)
+            return None
+        if record is None or record.tokens is None or record.generation <= entry.tokens.generation:
+            return None
+        entry.take(record, record.tokens)
+        return record.tokens
+
+    def _store_failed(self, entry: Entry, error: StoreError) -> StoreUnavailableError:
+        log.event(_log, "store_failed", account=entry.name, detail=error.message)
+        return StoreUnavailableError(
+            f"the store cannot be written: {error.message}",
+            account=entry.name,
+            reason=Reason.STORE_FAILED.value,
+            retry_after=5.0,
+            next_step=error.next_step,
+        )
+
+
+_TOLD: Final = {State.MISCONFIGURED: "misconfigured", State.LOGIN_REQUIRED: "login_required"}
+"""State after a failed renewal -> log event; elsewhere ``renewal_failed``."""
+
+
+def _fields(entry: Entry) -> dict[str, Any]:
+    standing = entry.standing
+    return {
+        "account": entry.name,
+        "state": standing.state.value,
+        "reason": standing.reason.value,
+        "detail": sentence(entry.name, standing),
+        "fails": standing.fails,
+        "retry_at": standing.retry_at.isoformat() if standing.retry_at else None,
+        "next_step": next_step(entry.name, standing),
+    }
+
+
+def without_secrets(text: str, entry: Entry) -> str:
+    """A provider's error text with everything taken out that we sent: some quote the request."""
+    held = entry.tokens
+    for secret in (held.refresh_token, held.access_token, entry.account.registration.client_secret):
+        if secret:
+            text = text.replace(secret, "…")
+    return text

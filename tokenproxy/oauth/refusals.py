@@ -1,0 +1,63 @@
+"""What an account's standing says to whoever wants a token: one sentence, what happens by itself, the one command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from tokenproxy.core.account import Reason, Standing, State
+from tokenproxy.errors import AccountError, LoginRequiredError, MisconfiguredError, ProviderUnavailableError
+
+SENTENCES: Final[Mapping[Reason, str]] = {
+    Reason.NONE: "account {account} is well",
+    Reason.NOT_LOGGED_IN: "nobody has logged in to account {account} yet",
+    Reason.REFUSED: "the provider ended the grant of account {account}",
+    Reason.ROTATION_LOST: (
+        "the provider refused the refresh token of account {account} after an answer was lost: the rotated one is gone"
+    ),
+    Reason.NO_REFRESH_TOKEN: "account {account} has no refresh token, and its access token is dead",
+    Reason.REGISTRATION_CHANGED: (
+        "the tokens of account {account} were obtained from another token endpoint or client than the config names now"
+    ),
+    Reason.CLIENT_REFUSED: "the provider refuses the client registration of account {account}",
+    Reason.REQUEST_REFUSED: "the provider refuses the way in which account {account} asks for tokens",
+    Reason.PROVIDER_DOWN: "the provider of account {account} gives no tokens right now",
+    Reason.RATE_LIMITED: "the provider of account {account} limits how often it is asked",
+    Reason.TOO_EARLY: "the provider of account {account} renews only shortly before expiry",
+    Reason.ANSWER_LOST: "the provider's answer to a renewal of account {account} was lost",
+    Reason.BAD_ANSWER: "the provider of account {account} answered with something that is no token answer",
+    Reason.STORE_FAILED: "the store did not take the newest tokens of account {account}",
+}
+"""One for each reason; a test holds that none is missing."""
+
+
+def sentence(account: str, standing: Standing) -> str:
+    """What happened, with what the provider said."""
+    text = SENTENCES[standing.reason].format(account=account)
+    return f"{text} ({standing.error})" if standing.error else text
+
+
+def next_step(account: str, standing: Standing) -> str:
+    """The one command for a person; "" where it mends by itself."""
+    if standing.reason is Reason.REGISTRATION_CHANGED:
+        return f"tokenproxy rebind {account}   (only if it is the same provider and client), or import new tokens"
+    if standing.state in {State.LOGIN_REQUIRED, State.NEW}:
+        return f"tokenproxy import {account} < answer.json"
+    if standing.state is State.MISCONFIGURED:
+        return f"correct [accounts.{account.partition('/')[0]}], then: tokenproxy reload"
+    return ""
+
+
+def refusal_of(account: str, standing: Standing, now: datetime) -> AccountError | None:
+    """Why no renewal may begin now; None where one may."""
+    text, step = sentence(account, standing), next_step(account, standing)
+    reason = standing.reason.value
+    if standing.state in {State.LOGIN_REQUIRED, State.NEW}:
+        return LoginRequiredError(text, account=account, reason=reason, next_step=step)
+    if standing.retry_at is None or standing.retry_at <= now:
+        return None
+    wait = (standing.retry_at - now).total_seconds()
+    if standing.state is State.MISCONFIGURED:
+        return MisconfiguredError(text, account=account, reason=reason, next_step=step, retry_after=wait)
+    return ProviderUnavailableError(text, account=account, reason=reason, next_step=step, retry_after=wait)

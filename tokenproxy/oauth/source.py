@@ -1,0 +1,609 @@
+"""
+The one door through which tokens change: ``current``, ``renew`` and ``adopt``.
+
+Rules (design section 5): one renewal of an account at a time, as a task of its own that outlives whoever waits for
+it; generations are compared, never clocks, when an upstream says 401; what is on disk is what may be seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from tokenproxy import log
+from tokenproxy.core.account import Event, Reason, Standing, State, advance
+from tokenproxy.core.interfaces import Clock, KeepAnswer, Record, Store
+from tokenproxy.core.provider import Account, table_of
+from tokenproxy.core.schedule import backoff, margin
+from tokenproxy.core.settings import MIB, RenewPolicy
+from tokenproxy.core.tokens import Freshness, TokenSet
+from tokenproxy.errors import (
+    AccountError,
+    LoginRequiredError,
+    StoreError,
+    StoreUnavailableError,
+    UnknownAccountError,
+)
+from tokenproxy.metrics import AccountGauge, Metrics
+from tokenproxy.oauth.endpoint import Endpoint
+from tokenproxy.oauth.entry import Entry, Hold, Outcome
+from tokenproxy.oauth.journal import AskFirst, Journal
+from tokenproxy.oauth.refusals import next_step, refusal_of, sentence
+from tokenproxy.oauth.tasks import Tasks
+
+_log = logging.getLogger("tokenproxy.oauth")
+
+RENEWAL_PATIENCE: Final = 20.0
+"""Seconds that ``close`` waits for renewals that were sent; more than one token call may take."""
+
+
+class Source:
+    """Gives out live token sets and renews them; satisfies ``core.interfaces.TokenSource``."""
+
+    def __init__(
+        self,
+        accounts: Mapping[str, Account],
+        *,
+        store: Store,
+        endpoint: Endpoint,
+        clock: Clock,
+        metrics: Metrics,
+        policy: RenewPolicy | None = None,
+        cache: int = 64 * MIB,
+        jitter: Callable[[], float],
+    ) -> None:
+        """``cache`` in bytes; ``jitter`` gives numbers from -1 to 1."""
+        self._accounts = dict(accounts)
+        self._store = store
+        self._clock = clock
+        self._monotonic = clock.monotonic
+        self._metrics = metrics
+        self._policy = policy or RenewPolicy()
+        self._cache = cache
+        self._jitter = jitter
+        self._journal = Journal(store=store, endpoint=endpoint, clock=clock, jitter=jitter)
+        self._entries: dict[str, Entry] = {}
+        self._size = 0
+        self._forgotten = 0
+        """Counts logouts, so that a load that began before one does not bring the tokens back."""
+        self._states: dict[str, Counter[State]] = {}
+        self._slots = asyncio.Semaphore(self._policy.concurrent)
+        self._tasks = Tasks()
+        self._closing = asyncio.Event()
+
+    # -- what the data plane asks (core.interfaces.TokenSource) --------------------------------------------------
+
+    def ready(self, account: str) -> TokenSet | None:
+        entry = self._entries.get(account)
+        if entry is None:
+            return None
+        now = self._monotonic()
+        if now >= entry.fresh_until:
+            return None
+        entry.used_at = now
+        return entry.tokens
+
+    async def current(self, account: str) -> TokenSet:
+        entry = await self._entry(account)
+        entry.used_at = self._monotonic()
+        self._require_registration(entry)
+        freshness = self._freshness(entry)
+        if freshness is Freshness.FRESH:
+            return entry.tokens
+        if freshness is Freshness.EXPIRED:
+            return await self._renewed_for_sending(entry)
+        if entry.standing.state is State.LOGIN_REQUIRED or self._refusal(entry) is not None:
+            return entry.tokens
+        try:
+            return await self._renewed_for_sending(entry)
+        except AccountError:
+            if self._freshness(entry) is Freshness.EXPIRED:
+                raise
+            return entry.tokens  # an early renewal failed: a token that lives goes on being used
+
+    async def renew(self, account: str, rejected: TokenSet, *, route: str) -> TokenSet | KeepAnswer:
+        entry = await self._entry(account)
+        self._require_registration(entry)
+        if entry.tokens.generation != rejected.generation:
+            return await self.current(account)  # somebody renewed it while this request was under way
+        now = self._monotonic()
+        hold = entry.held(route, now)
+        if hold is not None and not self._may_ask_again(entry, hold, now):
+            return KeepAnswer.HELD
+        if entry.live_generation == rejected.generation and now < entry.live_until:
+            return KeepAnswer.LIVE
+        ask = AskFirst.NOT if entry.account.provider.validate is None else AskFirst.RENEW_UNLESS_LIVE
+        return await self._renewed(entry, "on_401", ask if hold is None else AskFirst.RENEW_IF_DEAD)
+
+    def refused_again(self, account: str, refused: TokenSet, *, route: str) -> None:
+        entry = self._entries.get(account)
+        if entry is None or entry.tokens.generation != refused.generation:
+            return
+        seconds = entry.hold(route, self._monotonic(), self._policy)
+        if seconds is not None:
+            log.event(_log, "renewals_held", account=account, route=route, seconds=seconds)
+
+    def worked(self, account: str, tokens: TokenSet) -> None:
+        entry = self._entries.get(account)
+        if entry is None or entry.settled or entry.tokens.generation != tokens.generation:
+            return
+        entry.settled = True
+        self._tasks.start(self._settle(entry), name=f"settle {account}")
+
+    # -- what operators and logins ask ---------------------------------------------------------------------------
+
+    async def adopt(self, account: str, tokens: TokenSet) -> TokenSet:
+        """
+        Put a login's or an import's token set in the place of what is there; stored before it is given back.
+
+        Waits for a renewal under way, so that neither result is lost to the other. Raises ``AccountError`` for an
+        account that the config does not know, or ``StoreError``.
+        """
+        spec = self._spec(account)
+        entry = await self._turn(account)
+        if entry is None:
+            return await self._adopt(spec, account, tokens)
+        adopted: TokenSet = await self._exclusively(
+            entry, self._adopt(spec, account, tokens), name=f"adopt {account}"
+        )
+        return adopted
+
+    async def refresh(self, account: str) -> TokenSet:
+        """Renew now, whatever expiry, back-off and state say; the operator asked. Raises ``AccountError``."""
+        entry = await self._entry(account)
+        self._require_registration(entry)
+        outcome = await self._renewed(entry, "manual", anyway=True)
+        return outcome if isinstance(outcome, TokenSet) else entry.tokens
+
+    async def forget(self, account: str) -> bool:
+        """Drop the account's secrets everywhere; whether there were any. Raises ``StoreError``."""
+        self._spec(account)
+        entry = await self._turn(account, load=False)
+        if entry is None:
+            return await self._forget(account)
+        found: bool = await self._exclusively(entry, self._forget(account), name=f"forget {account}")
+        return found
+
+    async def rebind(self, account: str) -> None:
+        """Take the stored tokens as the configured registration's own. Raises ``AccountError``, ``StoreError``."""
+        spec = self._spec(account)
+        record = await self._store.load(account)
+        if record is None or record.tokens is None:
+            raise _not_logged_in(account)
+        standing = advance(record.standing, Event.REBOUND, now=self._clock.now())
+        await self._store.rebind(account, bound_to=spec.bound_to, standing=standing)
+        self._drop(account)
+        self._restate(account, record.standing.state, standing.state)
+        log.event(_log, "account_rebound", account=account)
+
+    # -- what ``app`` asks ---------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Count the states of what is stored, and begin at once to repeat renewals that are in doubt."""
+        for summary in await self._store.summaries():
+            self._restate(summary.account, None, summary.standing.state)
+        for account in await self._store.in_doubt():
+            if table_of(account) in self._accounts:
+                self._tasks.start(self._recover(account), name=f"recover {account}")
+
+    async def recovered(self, *, patience: float) -> None:
+        """Wait, at most ``patience`` seconds, until the renewals in doubt were tried."""
+        running = {task for task in self._tasks.running if task.get_name().startswith("recover ")}
+        if running:
+            await asyncio.wait(running, timeout=patience)
+
+    def configure(self, accounts: Mapping[str, Account], policy: RenewPolicy) -> None:
+        """A reload: later calls follow the new config; renewals under way end under the old one."""
+        before, self._accounts, self._policy = self._accounts, dict(accounts), policy
+        for entry in list(self._entries.values()):
+            spec = self._accounts.get(entry.table)
+            if spec is None or spec.bound_to != entry.bound_to:
+                self._drop(entry.name)
+                continue
+            entry.account = spec
+            if spec != before.get(entry.table):
+                self._stand(entry, advance(entry.standing, Event.CONFIG_CHANGED, now=self._clock.now()))
+            self._schedule(entry)
+
+    def due(self, now: float) -> Iterator[Entry]:
+        """Entries to be renewed in the background: used within the last lifetime, or in doubt."""
+        for entry in self._entries.values():
+            if now >= entry.due_at and entry.renewal is None and entry.unstored is None:
+                lifetime = entry.tokens.lifetime
+                if entry.in_doubt or lifetime is None or now - entry.used_at <= lifetime.total_seconds():
+                    yield entry
+
+    def renew_due(self, entry: Entry) -> None:
+        """Begin a background renewal, unless one runs or may not begin yet."""
+        if entry.renewal is not None or self._refusal(entry) is not None or not entry.sendable:
+            return
+        self._begin(entry, "recovery" if entry.in_doubt else "due", AskFirst.NOT)
+
+    def entry(self, account: str) -> Entry | None:
+        """What is in memory of a login; for people's eyes."""
+        return self._entries.get(account)
+
+    @property
+    def unstored(self) -> int:
+        """Token sets that a provider issued and the store has not taken; 0 is the only good value."""
+        return sum(entry.unstored is not None for entry in self._entries.values())
+
+    def gauges(self) -> list[AccountGauge]:
+        """One for each account of the config."""
+        now = self._monotonic()
+        expiry: dict[str, float] = {}
+        refresh_expiry: dict[str, float] = {}
+        overdue: Counter[str] = Counter()
+        for entry in self._entries.values():
+            if now - entry.used_at > 3600:
+                continue
+            _earliest(expiry, entry.table, entry.tokens.expires_at)
+            _earliest(refresh_expiry, entry.table, entry.tokens.refresh_expires_at)
+            overdue[entry.table] += now >= entry.due_at
+        return [
+            AccountGauge(
+                account=table,
+                states={state.value: count for state, count in self._counted(table).items()},
+                token_expiry=expiry.get(table),
+                refresh_token_expiry=refresh_expiry.get(table),
+                overdue=overdue[table],
+            )
+            for table in self._accounts
+        ]
+
+    async def close(self, *, patience: float = RENEWAL_PATIENCE) -> None:
+        """Let renewals that were sent end and be stored; up to ``patience`` seconds."""
+        self._closing.set()
+        await self._tasks.finish(patience=patience)
+
+    # -- entries -------------------------------------------------------------------------------------------------
+
+    def _spec(self, account: str) -> Account:
+        spec = self._accounts.get(table_of(account))
+        if spec is None:
+            raise UnknownAccountError(
+                f"there is no account {table_of(account)} in the config",
+                account=account,
+                next_step="tokenproxy status   lists the accounts",
+            )
+        return spec
+
+    async def _entry(self, account: str) -> Entry:
+        """The login in memory, read from the store where it is not; an unknown one leaves nothing behind."""
+        entry = self._entries.get(account)
+        if entry is not None:
+            return entry
+        spec = self._spec(account)
+        while True:
+            forgotten = self._forgotten
+            try:
+                record = await self._store.load(account)
+            except StoreError as error:
+                raise StoreUnavailableError(
+                    f"the store cannot be read: {error.message}",
+                    account=account,
+                    reason=Reason.STORE_FAILED.value,
+                    retry_after=5.0,
+                    next_step=error.next_step,
+                ) from None
+            if forgotten == self._forgotten:
+                break
+        entry = self._entries.get(account)
+        if entry is not None:  # somebody else was quicker
+            return entry
+        if record is None or record.tokens is None:
+            raise _not_logged_in(account)
+        entry = Entry(spec, record, record.tokens)
+        self._check_registration(entry)
+        self._put(entry)
+        return entry
+
+    def _check_registration(self, entry: Entry) -> None:
+        """A token set is bound to the endpoint and the client that obtained it (design section 3)."""
+        fits = entry.bound_to == entry.account.bound_to
+        if fits is entry.sendable:
+            return
+        event = Event.REBOUND if fits else Event.REGISTRATION_CHANGED
+        reason = Reason.NONE if fits else Reason.REGISTRATION_CHANGED
+        self._stand(entry, advance(entry.standing, event, now=self._clock.now(), reason=reason))
+        if not fits:
+            log.event(
+                _log,
+                "registration_changed",
+                account=entry.name,
+                next_step=next_step(entry.name, entry.standing),
+            )
+
+    def _require_registration(self, entry: Entry) -> None:
+        if not entry.sendable:
+            raise refusal_of(entry.name, entry.standing, self._clock.now()) or _not_logged_in(entry.name)
+
+    def _put(self, entry: Entry) -> None:
+        self._drop(entry.name)
+        self._schedule(entry)
+        self._entries[entry.name] = entry
+        self._size += entry.size
+        _hide(entry.tokens)
+        if self._size > self._cache:
+            self._evict(entry)
+
+    def _drop(self, account: str) -> None:
+        entry = self._entries.pop(account, None)
+        if entry is not None:
+            self._size -= entry.size
+            _unhide(entry.tokens)
+
+    def _evict(self, newest: Entry) -> None:
+        """
+        Least recently used out first, down to nine tenths, so that it need not be done for every new entry.
+
+        ``newest`` stays, however small the cache: whoever reads it now must find the others who wait for it.
+        """
+        for entry in sorted(self._entries.values(), key=lambda entry: entry.used_at):
+            if self._size <= self._cache * 0.9:
+                return
+            if entry.renewal is None and entry.unstored is None and entry is not newest:
+                self._drop(entry.name)
+
+    def _schedule(self, entry: Entry) -> None:
+        entry.schedule(self._clock, self._policy, jitter=self._jitter())
+
+    def _freshness(self, entry: Entry) -> Freshness:
+        if entry.dead:
+            return Freshness.EXPIRED
+        early = margin(entry.tokens, self._policy, entry.account.provider)
+        return entry.tokens.freshness(self._clock.now(), early)
+
+    def _refusal(self, entry: Entry) -> AccountError | None:
+        if entry.unstored is not None:
+            return StoreUnavailableError(
+                f"the store has not taken the newest tokens of account {entry.name} yet",
+                account=entry.name,
+                reason=Reason.STORE_FAILED.value,
+                retry_after=5.0,
+                next_step="tokenproxy status",
+            )
+        return refusal_of(entry.name, entry.standing, self._clock.now())
+
+    def _stand(self, entry: Entry, standing: Standing) -> None:
+        """A standing that no renewal brought: into memory now, into the store as soon as may be."""
+        if standing == entry.standing:
+            return
+        entry.standing = standing
+        self._recount(entry)
+        self._tasks.start(self._store_standing(entry.name, standing), name=f"stand {entry.name}")
+
+    async def _store_standing(self, account: str, standing: Standing) -> None:
+        try:
+            await self._store.stand(account, standing)
+        except StoreError as error:  # it is worked out anew at the next load
+            log.event(_log, "store_failed", account=account, detail=error.message)
+
+    def _recount(self, entry: Entry) -> None:
+        self._restate(entry.name, entry.counted, entry.standing.state)
+        entry.counted = entry.standing.state
+
+    def _restate(self, account: str, before: State | None, after: State | None) -> None:
+        states = self._states.setdefault(table_of(account), Counter())
+        if before is not None:
+            states[before] -= 1
+        if after is not None:
+            states[after] += 1
+
+    def _counted(self, table: str) -> Counter[State]:
+        counted = +self._states.get(table, Counter())
+        return counted or Counter({State.NEW: 1})
+
+    # -- renewals ------------------------------------------------------------------------------------------------
+
+    async def _renewed_for_sending(self, entry: Entry) -> TokenSet:
+        """The renewed token set; where a validate call says that an expired one lives, it is renewed all the same."""
+        outcome = await self._renewed(entry, "on_demand")
+        if outcome is KeepAnswer.LIVE and self._freshness(entry) is Freshness.EXPIRED:
+            outcome = await self._renewed(entry, "on_demand")
+        return outcome if isinstance(outcome, TokenSet) else entry.tokens
+
+    async def _renewed(
+        self, entry: Entry, trigger: str, ask: AskFirst = AskFirst.NOT, *, anyway: bool = False
+    ) -> TokenSet | KeepAnswer:
+        """Join the renewal under way or begin one; leaving does not stop it."""
+        task = entry.renewal
+        if task is None:
+            refusal = None if anyway and entry.unstored is None else self._refusal(entry)
+            if refusal is not None:
+                raise refusal
+            task = self._begin(entry, trigger, ask)
+        entry.waiters += 1
+        try:
+            outcome = await asyncio.shield(task)
+        finally:
+            entry.waiters -= 1
+        if isinstance(outcome, AccountError):
+            raise outcome.again()
+        return outcome
+
+    def _begin(self, entry: Entry, trigger: str, ask: AskFirst) -> asyncio.Task[Outcome]:
+        work = self._renew(entry, trigger, ask)
+        entry.renewal = self._tasks.start(work, name=f"renew {entry.name}")
+        return entry.renewal
+
+    async def _renew(self, entry: Entry, trigger: str, ask: AskFirst) -> Outcome:
+        """The renewal's own task: what it leads to is in the store and in memory before anybody wakes up."""
+        metrics = self._metrics.account(entry.table)
+        size, spent = entry.size, entry.tokens
+        try:
+            async with self._slots:
+                outcome = await self._journal.renew(entry, ask, trigger=trigger, metrics=metrics)
+        finally:
+            entry.renewal = None
+        self._recount(entry)
+        self._schedule(entry)
+        if entry.tokens is not spent:
+            if self._entries.get(entry.name) is entry:
+                self._size += entry.size - size
+            _unhide(spent)
+            _hide(entry.tokens)
+        if isinstance(outcome, TokenSet):
+            metrics.waiters.observe(entry.waiters)
+            metrics.last_success = self._clock.now().timestamp()
+        if entry.unstored is not None:
+            self._tasks.start(self._store_later(entry), name=f"store {entry.name}")
+        return outcome
+
+    async def _recover(self, account: str) -> None:
+        """Repeat a renewal whose answer was lost when the process ended; the grace may be 10 seconds short."""
+        try:
+            entry = await self._entry(account)
+            self._require_registration(entry)
+            if entry.in_doubt:
+                await self._renewed(entry, "recovery", anyway=True)
+                log.event(_log, "renewal_recovered", account=account, generation=entry.tokens.generation)
+        except AccountError:
+            return  # told by the journal; the scheduler goes on
+
+    async def _store_later(self, entry: Entry) -> None:
+        """Write what the store did not take, until it does; the process may end only after one more try."""
+        fails = 1
+        while entry.unstored is not None:
+            kept = entry.unstored
+            wait = self._tasks.start(self._closing.wait(), name="closing")
+            pause = self._tasks.start(
+                self._clock.sleep(backoff(fails, jitter=self._jitter()).total_seconds()), name="pause"
+            )
+            await asyncio.wait({wait, pause}, return_when=asyncio.FIRST_COMPLETED)
+            wait.cancel()
+            pause.cancel()
+            try:
+                await self._store.commit(
+                    kept.claim,
+                    kept.tokens,
+                    previous=kept.previous,
+                    standing=kept.standing,
+                    now=self._clock.now(),
+                )
+            except StoreError as error:
+                fails += 1
+                log.event(_log, "store_failed", account=entry.name, detail=error.message, fails=fails)
+                if self._closing.is_set():
+                    return
+                continue
+            entry.unstored = None
+            log.event(_log, "store_recovered", account=entry.name, generation=kept.tokens.generation)
+
+    async def _settle(self, entry: Entry) -> None:
+        try:
+            await self._store.settled(entry.name, generation=entry.tokens.generation)
+        except StoreError:
+            entry.settled = (
+                False  # an old refresh token stays a little longer; tried again with the next answer
+            )
+
+    def _may_ask_again(self, entry: Entry, hold: Hold, now: float) -> bool:
+        """
+        In a hold, the validate call may still say that the token is dead after all, but not at every request.
+
+        A validate call that says "dead" of every token would else make each request a renewal.
+        """
+        if entry.account.provider.validate is None or now - hold.asked < self._policy.hold:
+            return False
+        hold.asked = now
+        return True
+
+    # -- adopt and forget, in the place of a renewal ---------------------------------------------------------------
+
+    async def _turn(self, account: str, *, load: bool = True) -> Entry | None:
+        """The entry, once no renewal of it runs; None where nothing is stored."""
+        try:
+            entry = await self._entry(account) if load else self._entries.get(account)
+        except LoginRequiredError:
+            return None
+        while entry is not None and entry.renewal is not None:
+            await asyncio.wait({entry.renewal})
+            entry = self._entries.get(account)
+        return entry
+
+    async def _exclusively(self, entry: Entry, work: Coroutine[Any, Any, Any], *, name: str) -> Any:
+        """Do it where the renewal would be, so that whoever needs a token waits for it."""
+        done = self._tasks.start(work, name=name)
+
+        async def occupy() -> Outcome:
+            await asyncio.wait({done})
+            entry.renewal = None
+            held = self._entries.get(entry.name)
+            return held.tokens if held is not None else _not_logged_in(entry.name)
+
+        entry.renewal = self._tasks.start(occupy(), name=f"occupy {entry.name}")
+        return await asyncio.shield(done)
+
+    async def _adopt(self, spec: Account, account: str, tokens: TokenSet) -> TokenSet:
+        for _ in range(5):
+            record = await self._store.load(account)
+            held = record.generation if record is not None else 0
+            before = record.standing if record is not None else Standing()
+            tokens = replace(tokens, generation=held + 1)
+            now = self._clock.now()
+            standing = advance(before, Event.ADOPTED, now=now)
+            if await self._store.adopt(account, tokens, bound_to=spec.bound_to, standing=standing, now=now):
+                self._restate(account, before.state if record is not None else None, standing.state)
+                self._put(Entry(spec, _adopted(account, spec, tokens, standing), tokens))
+                log.event(_log, "token_imported", account=account, generation=tokens.generation)
+                return tokens
+        raise StoreError(
+            f"account {account} is changed by another process all the time", next_step="try again"
+        )
+
+    async def _forget(self, account: str) -> bool:
+        record = await self._store.load(account)
+        if record is None:
+            return False
+        standing = advance(record.standing, Event.FORGOTTEN, now=self._clock.now())
+        self._forgotten += 1
+        found = await self._store.forget(account, standing=standing)
+        self._drop(account)
+        self._restate(account, record.standing.state, standing.state)
+        log.event(_log, "account_forgotten", account=account)
+        return found and record.tokens is not None
+
+
+def _adopted(account: str, spec: Account, tokens: TokenSet, standing: Standing) -> Record:
+    return Record(
+        account=account,
+        bound_to=spec.bound_to,
+        generation=tokens.generation,
+        tokens=tokens,
+        standing=standing,
+        renewed_at=standing.since,
+    )
+
+
+def _not_logged_in(account: str) -> LoginRequiredError:
+    standing = Standing()
+    return LoginRequiredError(
+        sentence(account, standing),
+        account=account,
+        reason=standing.reason.value,
+        next_step=next_step(account, standing),
+    )
+
+
+def _earliest(found: dict[str, float], table: str, at: Any) -> None:
+    if at is not None:
+        found[table] = min(found.get(table, math.inf), at.timestamp())
+
+
+def _hide(tokens: TokenSet) -> None:
+    """The log's last line of defence: these values appear in no line, whoever writes it."""
+    for secret in (tokens.access_token, tokens.refresh_token):
+        if secret:
+            log.register_secret(secret)
+
+
+def _unhide(tokens: TokenSet) -> None:
+    for secret in (tokens.access_token, tokens.refresh_token):
+        if secret:
+            log.forget(secret)

@@ -1,0 +1,139 @@
+"""The head of an upstream's answer: checked, and made ready for the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from aiohttp import HttpVersion10, HttpVersion11
+from aiohttp.http_parser import RawResponseMessage
+
+from tokenproxy.core.problems import BODY_NOT_REPLAYABLE
+from tokenproxy.proxy.lane import canonical
+from tokenproxy.proxy.problem import upstream_invalid
+from tokenproxy.proxy.request import CHUNKED, KNOWN_NAMES
+
+PLAIN, HOP, CONNECTION, LENGTH, ENCODING, DATE = range(6)
+
+KINDS: Final[Mapping[bytes, int]] = {
+    b"connection": CONNECTION,
+    b"content-length": LENGTH,
+    b"transfer-encoding": ENCODING,
+    b"date": DATE,
+    # RFC 9110 section 7.6.1; trailers are not passed on, so that nothing may announce them.
+    b"keep-alive": HOP,
+    b"proxy-connection": HOP,
+    b"te": HOP,
+    b"trailer": HOP,
+    b"upgrade": HOP,
+    b"tokenproxy-error": HOP,  # says that we made the answer, which no upstream may say
+}
+MARK: Final = b"Tokenproxy-Error: %s\r\n" % BODY_NOT_REPLAYABLE.encode()
+
+_kinds: Final[dict[bytes, int]] = {}
+_status_lines: Final[dict[tuple[int, str], bytes]] = {}
+
+
+class AnswerHead:
+    """How an answer goes to the caller."""
+
+    __slots__ = ("chunked", "fields", "keep", "sized", "status_line")
+
+    def __init__(self, status_line: bytes, fields: bytes) -> None:
+        self.status_line = status_line
+        self.fields = fields
+        """As they came, in order, without what belongs to the upstream's connection."""
+        self.sized = False
+        """Content-Length, or no body at all: the caller knows where the answer ends."""
+
+
+def read_answer(message: RawResponseMessage, *, headless: bool, date: bytes) -> AnswerHead:  # noqa: C901 - one pass over the fields
+    """
+    Check a final answer and make its head; raises ``upstream_invalid``. ``headless`` where the request was HEAD,
+    ``date`` a Date line for answers that have none (RFC 9110 section 6.6.1).
+    """
+    version = message.version
+    if version != HttpVersion11 and version != HttpVersion10:  # noqa: PLR1714 - cheaper than building a tuple
+        raise upstream_invalid("The upstream speaks neither HTTP/1.0 nor HTTP/1.1.")
+    fields: list[tuple[bytes, bytes]] = []
+    nominated: frozenset[bytes] = frozenset()
+    encodings: tuple[bytes, ...] = ()
+    sized = dated = False
+    code = message.code
+    bodyless = headless or code == 204 or code == 304  # noqa: PLR1714 - cheaper than building a set
+    for field in message.raw_headers:
+        kind = _kinds.get(field[0])
+        if kind is None:
+            kind = _learn(field[0])
+        if kind == PLAIN:
+            fields.append(field)
+        elif kind == DATE:
+            dated = True
+            fields.append(field)
+        elif kind == LENGTH:
+            if code != 204:  # RFC 9110 section 8.6
+                sized = True
+                fields.append(field)
+        elif kind == ENCODING:
+            encodings += (field[1],)
+        elif kind == CONNECTION:
+            nominated |= frozenset(name.strip(b" \t").lower() for name in field[1].split(b","))
+    if encodings and not bodyless:
+        _check_encoding(encodings, chunked=bool(message.chunked), modern=version == HttpVersion11)
+    nominated -= {b"keep-alive", b"close", b"content-length"}
+    if nominated:
+        fields = [field for field in fields if field[0].lower() not in nominated]
+        dated = any(field[0].lower() == b"date" for field in fields)
+    lines = [b"%b: %b\r\n" % field for field in fields]
+    if not dated:
+        lines.append(date)
+    head = AnswerHead(_status_line(code, message.reason), b"".join(lines))
+    head.sized = sized or bodyless
+    return head
+
+
+def interim(message: RawResponseMessage) -> bytes:
+    """A whole 1xx answer for the caller (RFC 9110 section 15.2)."""
+    lines = [
+        b"%b: %b\r\n" % field
+        for field in message.raw_headers
+        if canonical(field[0]) not in KINDS or field[0].lower() == b"date"
+    ]
+    return _status_line(message.code, message.reason) + b"".join(lines) + b"\r\n"
+
+
+def ending(head: AnswerHead, *, modern: bool, keep: bool, marked: bool) -> tuple[bytes, bool, bool]:
+    """The last lines of the head, whether the body is chunked, and whether the connection may be kept."""
+    chunked = not head.sized and modern
+    keep = keep and (head.sized or chunked)
+    lines = (MARK if marked else b"") + (CHUNKED if chunked else b"")
+    if not keep:
+        lines += b"Connection: close\r\n"
+    elif not modern:
+        lines += b"Connection: keep-alive\r\n"
+    return lines + b"\r\n", chunked, keep
+
+
+def _learn(name: bytes) -> int:
+    kind = KINDS.get(name.lower(), PLAIN)
+    if kind == PLAIN and (canonical(name) in KINDS or name[:6].lower() == b"proxy-"):
+        kind = HOP
+    if len(_kinds) >= KNOWN_NAMES:
+        _kinds.clear()
+    _kinds[name] = kind
+    return kind
+
+
+def _status_line(code: int, reason: str) -> bytes:
+    line = _status_lines.get((code, reason))
+    if line is None:
+        line = b"HTTP/1.1 %d %b\r\n" % (code, reason.encode("utf-8", "surrogateescape"))
+        if len(_status_lines) >= KNOWN_NAMES:
+            _status_lines.clear()
+        _status_lines[code, reason] = line
+    return line
+
+
+def _check_encoding(encodings: tuple[bytes, ...], *, chunked: bool, modern: bool) -> None:
+    if len(encodings) != 1 or encodings[0].lower() != b"chunked" or not chunked or not modern:
+        raise upstream_invalid("The upstream's answer has a transfer coding that is not chunked alone.")

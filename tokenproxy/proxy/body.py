@@ -1,0 +1,275 @@
+"""A request's body: streamed to the upstream while a copy is kept, so that it can be sent again after a 401."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from math import inf
+from typing import IO, Any, Final
+
+from aiohttp.streams import StreamReader
+
+from tokenproxy.core.settings import Deadlines, Replay, ReplayBudget
+from tokenproxy.proxy.parsers import BUFFER
+from tokenproxy.proxy.problem import ProblemError
+from tokenproxy.proxy.side import Side
+from tokenproxy.proxy.upstream import UpstreamSide
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+def chunk(piece: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+
+class Vault:
+    """What all requests together may keep, and the threads that write it to disk."""
+
+    __slots__ = ("_threads", "budget", "disk", "memory")
+
+    def __init__(self, budget: ReplayBudget) -> None:
+        self.budget = budget
+        self.memory = 0
+        """Bytes kept in memory now."""
+        self.disk = 0
+        """Bytes kept in files now."""
+        # A write to the page cache takes microseconds, until the kernel makes the writer wait for a slow disk: on
+        # the loop that would stop every request. The loop's own executor resolves names and must not queue behind it.
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="tokenproxy-replay")
+
+    def take_memory(self, size: int) -> bool:
+        if self.memory + size > self.budget.total_memory:
+            return False
+        self.memory += size
+        return True
+
+    def take_disk(self, size: int) -> bool:
+        if self.disk + size > self.budget.total_disk:
+            return False
+        self.disk += size
+        return True
+
+    def in_thread(self, job: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, job, *args)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False)
+
+
+class Spool:
+    """The part of one body's copy that memory has no room for: an unlinked 0600 file."""
+
+    __slots__ = ("_file", "_vault", "_writing", "size")
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._file: IO[bytes] | None = None
+        self._writing: asyncio.Future[Any] | None = None
+        self.size = 0
+        """Bytes given to ``append``."""
+
+    async def append(self, piece: bytes) -> None:
+        """Raises ``OSError``. Cancelling the caller leaves the write going on; ``settled`` waits for it."""
+        self.size += len(piece)
+        self._writing = self._vault.in_thread(self._write, piece)
+        await asyncio.shield(self._writing)
+        self._writing = None
+
+    async def settled(self) -> None:
+        """Wait for a write whose caller was cancelled; raises its ``OSError``."""
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+            self._writing = None
+
+    async def read(self) -> AsyncIterator[bytes]:
+        """All of it from the start, in pieces; raises ``OSError``."""
+        await self.settled()
+        at = 0
+        while at < self.size and self._file is not None:
+            piece = await asyncio.shield(
+                self._vault.in_thread(os.pread, self._file.fileno(), min(BUFFER, self.size - at), at)
+            )
+            if not piece:
+                raise OSError("The replay file is shorter than what was written.")
+            at += len(piece)
+            yield piece
+
+    def close(self) -> None:
+        """In the thread as well, behind a write that may still be going on."""
+        self._vault.in_thread(self._close).add_done_callback(_forget)
+        if self._writing is not None:
+            self._writing.add_done_callback(_forget)
+
+    def _write(self, piece: bytes) -> None:
+        if self._file is None:
+            directory = self._vault.budget.directory or None
+            self._file = tempfile.TemporaryFile("w+b", buffering=0, dir=directory)  # noqa: SIM115 - lives on
+        rest = memoryview(piece)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class Body:
+    """
+    One request's body.
+
+    What has been read is in the copy before it is sent, so that at any moment the copy and what is still to come are
+    the whole. Where there is no room for the copy, the request goes on without: it cannot be sent again.
+    """
+
+    __slots__ = (
+        "_memory",
+        "_payload",
+        "_pieces",
+        "_replay",
+        "_spool",
+        "_vault",
+        "chunked",
+        "complete",
+        "replayable",
+        "size",
+    )
+
+    def __init__(
+        self, payload: StreamReader, *, chunked: bool, length: int | None, replay: Replay, vault: Vault
+    ) -> None:
+        """``length`` is Content-Length, None where nobody says."""
+        self._payload = payload
+        self._replay = replay
+        self._vault = vault
+        self._pieces: list[bytes] = []
+        self._memory = 0
+        self._spool: Spool | None = None
+        self.chunked = chunked
+        self.size = 0
+        """Bytes read from the caller so far."""
+        self.complete = False
+        """All of it has been read from the caller."""
+        self.replayable = length is None or length <= replay.memory + replay.disk
+        """Everything that was read is in the copy."""
+        if payload.is_eof():
+            self._take(payload.read_nowait())
+            self.complete = True
+
+    def at_hand(self) -> bytes | None:
+        """The whole body, framed, where it is here in one piece: it goes with the head in one write."""
+        if not self.complete or len(self._pieces) != 1 or not self.replayable:
+            return None
+        return chunk(self._pieces[0]) + LAST_CHUNK if self.chunked else self._pieces[0]
+
+    async def send(
+        self, upstream: UpstreamSide, caller: Side, *, deadlines: Deadlines, monotonic: Callable[[], float]
+    ) -> None:
+        """
+        Send the copy, then what is still to come while the copy grows.
+
+        What is wrong with the caller's body ends the upstream's exchange with that problem. An upstream that is gone
+        ends this quietly: its side knows already. May be cancelled at any point and begun again on another upstream.
+        """
+        try:
+            async for piece in self._copy():
+                await self._write(upstream, piece, deadlines, monotonic)
+            while not self.complete:
+                caller.deadline = monotonic() + deadlines.body_idle
+                piece = await self._payload.readany()
+                caller.deadline = inf
+                if not piece:
+                    self.complete = True
+                    break
+                await self._keep(piece)
+                await self._write(upstream, piece, deadlines, monotonic)
+            if self.chunked:
+                upstream.transport.write(LAST_CHUNK)
+            if upstream.payload is None:
+                upstream.deadline = monotonic() + deadlines.first_byte
+        except ProblemError as problem:
+            upstream.fail(problem)
+        except ConnectionError:
+            return
+        except OSError:  # of the copy: what was to be sent again cannot be read
+            self._drop_copy()
+            upstream.fail(
+                ProblemError(
+                    "upstream_unreachable",
+                    "The copy of the request's body could not be read again.",
+                    next_step="Look at the disk under replay.dir, and send the request again.",
+                )
+            )
+        finally:
+            caller.deadline = inf
+
+    def close(self) -> None:
+        """Give back what the copy took."""
+        self._drop_copy()
+
+    async def _write(
+        self, upstream: UpstreamSide, piece: bytes, deadlines: Deadlines, monotonic: Callable[[], float]
+    ) -> None:
+        if not upstream.connected:
+            raise ConnectionResetError("The upstream is gone.")
+        upstream.transport.write(chunk(piece) if self.chunked else piece)
+        if upstream.writing_paused:
+            await upstream.drain(monotonic() + deadlines.upstream_idle)
+
+    async def _copy(self) -> AsyncIterator[bytes]:
+        for piece in list(self._pieces):
+            yield piece
+        if self._spool is not None:
+            async for piece in self._spool.read():
+                yield piece
+
+    def _take(self, piece: bytes) -> None:
+        """A body that is here at once is in memory anyway; the budget only decides whether it stays."""
+        self.size = len(piece)
+        self._pieces.append(piece)
+        if self._vault.take_memory(self.size):
+            self._memory = self.size
+
+    async def _keep(self, piece: bytes) -> None:
+        self.size += len(piece)
+        if not self.replayable:
+            return
+        if (
+            self._spool is None
+            and self._memory + len(piece) <= self._replay.memory
+            and self._vault.take_memory(len(piece))
+        ):
+            self._memory += len(piece)
+            self._pieces.append(piece)
+            return
+        try:
+            await self._keep_on_disk(piece)
+        except OSError:  # a full disk costs the replay, not the request
+            self._drop_copy()
+
+    async def _keep_on_disk(self, piece: bytes) -> None:
+        spool = self._spool or Spool(self._vault)
+        if spool.size + len(piece) > self._replay.disk or not self._vault.take_disk(len(piece)):
+            self._drop_copy()
+            return
+        self._spool = spool
+        await spool.append(piece)
+
+    def _drop_copy(self) -> None:
+        self.replayable = False
+        self._pieces.clear()
+        self._vault.memory -= self._memory
+        self._memory = 0
+        if self._spool is not None:
+            self._vault.disk -= self._spool.size
+            self._spool.close()
+            self._spool = None
+
+
+def _forget(done: asyncio.Future[Any]) -> None:
+    """Nobody waits for this one any more; without a look at it asyncio would log its error."""
+    with contextlib.suppress(asyncio.CancelledError):
+        done.exception()

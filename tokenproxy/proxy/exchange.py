@@ -1,0 +1,368 @@
+"""One request: checked, routed, sent with a token, sent once more with a newer one if it must be, answered."""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp.http_parser import RawRequestMessage, RawResponseMessage
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+
+from tokenproxy.core.interfaces import KeepAnswer
+from tokenproxy.core.problems import BODY_NOT_REPLAYABLE
+from tokenproxy.core.tokens import TokenSet
+from tokenproxy.errors import AccountError
+from tokenproxy.proxy.answer import ending, interim, read_answer
+from tokenproxy.proxy.body import LAST_CHUNK, Body, chunk
+from tokenproxy.proxy.problem import LostError, ProblemError, render, upstream_invalid
+from tokenproxy.proxy.record import RequestLog
+from tokenproxy.proxy.request import Request
+from tokenproxy.proxy.upstream import UpstreamSide
+
+if TYPE_CHECKING:
+    from tokenproxy.proxy.caller import CallerSide
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+CONTINUE_AFTER: Final = 1.0
+"""
+Seconds after which a caller that waits for 100 gets ours: an upstream that ignores Expect must not stop the request.
+
+curl waits as long before it sends the body anyway.
+"""
+
+
+class Exchange:
+    __slots__ = (
+        "answered",
+        "attempts",
+        "body",
+        "caller",
+        "code",
+        "continued",
+        "message",
+        "overhead",
+        "payload",
+        "plane",
+        "request",
+        "result",
+        "started",
+        "status",
+        "upload",
+        "upstream",
+        "upstream_seconds",
+    )
+
+    def __init__(self, caller: CallerSide, message: RawRequestMessage, payload: Any) -> None:
+        self.caller = caller
+        self.plane = caller.plane
+        self.message = message
+        self.payload = payload
+        self.request: Request | None = None
+        self.body: Body | None = None
+        self.upstream: UpstreamSide | None = None
+        self.upload: asyncio.Task[None] | None = None
+        self.started = 0.0
+        self.upstream_seconds = 0.0
+        self.overhead: float | None = None
+        """Seconds until the answer's head went out, the upstream's time excluded."""
+        self.attempts = 0
+        self.answered = False
+        """A byte of the final answer has gone to the caller; nothing else can be said any more."""
+        self.continued = False
+        """The caller has got its 100."""
+        self.status = 0
+        self.code = ""
+        self.result = "client_gone"
+
+    async def run(self) -> bool:  # noqa: C901 - the request's whole way, and each way that it may end
+        """Answer the request; whether the caller's connection may take another."""
+        plane = self.plane
+        self.started = plane.monotonic()
+        try:
+            request = self.request = plane.gate.admit(self.message, self.payload)
+        except ProblemError as problem:
+            return self._refuse_at_the_gate(problem)
+        lane = request.lane
+        lane.metrics.in_flight += 1
+        turns = 0
+        try:
+            for gate in (lane.turns, plane.turns):
+                if not gate.enter():
+                    await gate.wait(plane.settings.limits.queue)
+                turns += 1
+            if self.payload is not EMPTY_PAYLOAD:
+                self._open_body(request)
+            tokens = plane.source.ready(request.account) or await plane.source.current(request.account)
+            answer = await self._send(request, tokens)
+            if answer.code in lane.dead:
+                answer = await self._renewed(request, tokens, answer)
+            elif answer.code < 500:
+                self._worked(request, tokens)
+            return await self._pass_on(request, answer)
+        except ProblemError as problem:
+            return self._refuse(problem)
+        except AccountError as error:
+            return self._refuse(ProblemError.of(error))
+        except ConnectionError:  # the caller is gone
+            return False
+        finally:
+            if turns == 2:
+                plane.turns.leave()
+            if turns:
+                lane.turns.leave()
+            self._settle(request)
+
+    # sending
+
+    async def _send(self, request: Request, tokens: TokenSet) -> RawResponseMessage:
+        """
+        Send the request with this token and wait for the final answer's head.
+
+        A kept connection may turn out to be dead. The request goes out once more only where nothing can have been
+        executed twice: not a byte of an answer came, and the method says that twice is as good as once (RFC 9110
+        section 9.2.2) or nothing was written.
+        """
+        pool = request.lane.pool
+        head = request.head + request.lane.card(request.account, tokens).line
+        upstream = pool.take(careful=not request.idempotent)
+        if upstream is not None:
+            try:
+                return await self._attempt(request, upstream, head)
+            except LostError as lost:
+                repeatable = request.idempotent and (self.body is None or self.body.replayable)
+                if not (repeatable or lost.unsent):
+                    raise
+                await self._stop_upload()
+        return await self._attempt(request, await pool.connect(), head)
+
+    async def _attempt(self, request: Request, upstream: UpstreamSide, head: bytes) -> RawResponseMessage:
+        self.upstream = upstream
+        self.attempts += 1
+        plane = self.plane
+        sent = plane.monotonic()
+        headless = request.method == "HEAD"
+        deadline = sent + plane.settings.deadlines.first_byte
+        body = self.body
+        if body is None:
+            upstream.begin(head, headless=headless, deadline=deadline)
+        elif (whole := body.at_hand()) is not None:
+            upstream.begin(head + whole, headless=headless, deadline=deadline)
+        else:
+            upstream.begin(head, headless=headless, deadline=inf)
+            self.upload = asyncio.create_task(self._upload(request, body, upstream))
+        while True:
+            answer = await upstream.answer()
+            if answer.code >= 200:
+                break
+            self._interim(request, answer)
+        self.upstream_seconds += plane.monotonic() - sent
+        upstream.deadline = inf
+        return answer
+
+    async def _upload(self, request: Request, body: Body, upstream: UpstreamSide) -> None:
+        nudge = None
+        if request.expects and not self.continued:
+            nudge = self.caller.loop.call_later(CONTINUE_AFTER, self._continue)
+        try:
+            await body.send(
+                upstream,
+                self.caller,
+                deadlines=self.plane.settings.deadlines,
+                monotonic=self.plane.monotonic,
+            )
+        finally:
+            if nudge is not None:
+                nudge.cancel()
+
+    def _continue(self) -> None:
+        if not self.continued and not self.answered and self.caller.connected:
+            self.continued = True
+            self.caller.transport.write(CONTINUE)
+
+    def _interim(self, request: Request, answer: RawResponseMessage) -> None:
+        if answer.code < 100 or answer.code == 101:
+            raise upstream_invalid("The upstream switched protocols or sent a status that does not exist.")
+        if answer.code == 100:
+            if request.expects:
+                self._continue()
+        elif request.modern:  # RFC 9110 section 15.2: HTTP/1.0 callers get none
+            self.caller.transport.write(interim(answer))
+
+    async def _stop_upload(self) -> None:
+        """The body is read by one at a time: before another attempt the first one must have stopped."""
+        if self.upload is not None:
+            self.upload.cancel()
+            await asyncio.wait((self.upload,))
+            self.upload = None
+
+    # the token
+
+    async def _renewed(
+        self, request: Request, tokens: TokenSet, answer: RawResponseMessage
+    ) -> RawResponseMessage:
+        """The upstream called the token dead: find out, renew, and send again once with a newer one."""
+        plane, lane = self.plane, request.lane
+        upstream, body = self.upstream, self.body
+        await self._stop_upload()  # what it would read now may not fit into the copy
+        newer = await plane.source.renew(request.account, tokens, route=lane.route.name)
+        if isinstance(newer, KeepAnswer):
+            return answer
+        if body is not None and not body.replayable:
+            self.code = BODY_NOT_REPLAYABLE
+            lane.metrics.retries["not_replayable"] += 1
+            return answer
+        if upstream is not None:
+            upstream.release(answer, uploaded=body is None or body.complete, now=plane.monotonic())
+            self.upstream = None
+        answer = await self._send(request, newer)
+        if answer.code in lane.dead:
+            plane.source.refused_again(request.account, newer, route=lane.route.name)
+            lane.metrics.retries["still_401"] += 1
+        else:
+            lane.metrics.retries["ok"] += 1
+            if answer.code < 500:
+                self._worked(request, newer)
+        return answer
+
+    def _worked(self, request: Request, tokens: TokenSet) -> None:
+        """Tell the source once per token set; a 5xx says nothing about the token."""
+        card = request.lane.card(request.account, tokens)
+        if not card.worked:
+            card.worked = True
+            self.plane.source.worked(request.account, tokens)
+
+    # answering
+
+    async def _pass_on(self, request: Request, answer: RawResponseMessage) -> bool:
+        upstream, caller, plane = self.upstream, self.caller, self.plane
+        payload = upstream.payload if upstream is not None else None
+        if upstream is None or payload is None:
+            raise upstream_invalid("The upstream's answer is gone.")
+        head = read_answer(answer, headless=request.method == "HEAD", date=plane.date_line())
+        uploaded = self.body is None or self.body.complete
+        keep = request.keep and uploaded and not plane.draining and caller.clean(request)
+        last_lines, chunked, keep = ending(
+            head, modern=request.modern, keep=keep, marked=self.code == BODY_NOT_REPLAYABLE
+        )
+        self.status = answer.code
+        self.answered = True
+        now = plane.monotonic()
+        self.overhead = now - self.started - self.upstream_seconds
+        start = head.status_line + head.fields + last_lines
+        metrics = request.lane.metrics
+        if payload.is_eof():
+            body = payload.read_nowait()
+            upstream.release(answer, uploaded=uploaded, now=now)
+            if chunked:
+                body = chunk(body) + LAST_CHUNK if body else LAST_CHUNK
+            caller.transport.write(start + body)
+        else:
+            await self._stream(start, payload, upstream, chunked=chunked)
+            uploaded = self.body is None or self.body.complete
+            upstream.release(answer, uploaded=uploaded, now=plane.monotonic())
+        self.upstream = None
+        self.result = "ok" if answer.code < 500 else "upstream_error"
+        if caller.writing_paused:
+            await caller.drain(plane.monotonic() + plane.settings.deadlines.body_idle)
+        metrics.bytes_down += payload.total_bytes
+        return keep
+
+    async def _stream(
+        self, start: bytes, payload: StreamReader, upstream: UpstreamSide, *, chunked: bool
+    ) -> None:
+        """Pass the body on as it comes; a body that breaks off breaks off here too (``payload`` raises)."""
+        caller, plane = self.caller, self.plane
+        deadlines = plane.settings.deadlines
+        caller.transport.write(start)
+        while True:
+            upstream.deadline = plane.monotonic() + deadlines.upstream_idle
+            piece = await payload.readany()
+            upstream.deadline = inf
+            if not piece:
+                break
+            caller.transport.write(chunk(piece) if chunked else piece)
+            if caller.writing_paused:
+                await caller.drain(plane.monotonic() + deadlines.body_idle)
+        if chunked:
+            caller.transport.write(LAST_CHUNK)
+
+    # refusing
+
+    def _refuse_at_the_gate(self, problem: ProblemError) -> bool:
+        refused = self.plane.metrics.refused
+        refused[problem.code] = refused.get(problem.code, 0) + 1
+        self._refuse(problem)
+        self._record("", "", self.message.method)
+        return False
+
+    def _refuse(self, problem: ProblemError) -> bool:
+        """Answer with a problem, or, in the middle of an answer, break off: never a clean end of half an answer."""
+        if self.answered:
+            self.result = "client_gone" if not self.caller.connected else problem.kind.result
+            self.caller.reset()
+            return False
+        request = self.request
+        route = request.lane.route.name if request is not None else ""
+        self.answered = True
+        self.status = problem.kind.status
+        self.code = problem.code
+        self.result = problem.kind.result
+        keep = (
+            request is not None
+            and request.keep
+            and (self.payload is EMPTY_PAYLOAD or self.payload.is_eof())
+            and self.upload is None
+            and not self.plane.draining
+            and self.caller.clean(request)
+        )
+        head, body = render(problem, date=self.plane.date_line(), route=route, keep=keep)
+        self.caller.transport.write(head if self.message.method == "HEAD" else head + body)
+        return keep
+
+    # afterwards
+
+    def _settle(self, request: Request) -> None:
+        if self.upload is not None:
+            self.upload.cancel()
+        if self.upstream is not None:
+            self.upstream.abort()
+        metrics = request.lane.metrics
+        metrics.in_flight -= 1
+        if self.body is not None:
+            metrics.bytes_up += self.body.size
+            self.body.close()
+        metrics.count(self.status or 499, self.result)
+        if self.attempts:
+            metrics.upstream.observe(self.upstream_seconds)
+        if self.overhead is None:
+            self.overhead = self.plane.monotonic() - self.started - self.upstream_seconds
+        metrics.overhead.observe(self.overhead)
+        if self.plane.on_request is not None:
+            self._record(request.lane.route.name, request.account, request.method)
+
+    def _record(self, route: str, account: str, method: str) -> None:
+        if self.plane.on_request is None:
+            return
+        self.plane.on_request(
+            RequestLog(
+                route=route,
+                account=account,
+                method=method,
+                path=self.message.path.partition("?")[0] if self.message.path[:1] == "/" else "",
+                status=self.status,
+                code=self.code,
+                seconds=self.plane.monotonic() - self.started,
+                upstream_seconds=self.upstream_seconds,
+                attempts=self.attempts,
+            )
+        )
+
+    def _open_body(self, request: Request) -> None:
+        self.body = Body(
+            self.payload,
+            chunked=request.chunked,
+            length=request.length,
+            replay=request.lane.route.replay,
+            vault=self.plane.vault,
+        )

@@ -1,0 +1,158 @@
+"""A route with everything that the data plane prepares for it once."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from typing import Final
+
+from tokenproxy.core.routes import Route, account_header
+from tokenproxy.core.tokens import TokenSet
+from tokenproxy.metrics import RouteMetrics
+from tokenproxy.proxy.pool import Pool
+from tokenproxy.proxy.problem import ProblemError
+
+CARDS: Final = 1024
+"""Accounts of one route whose token line is kept ready; more are made anew."""
+_UNSENDABLE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class Card:
+    """One token set as this route's upstream takes it."""
+
+    __slots__ = ("line", "tokens", "worked")
+
+    def __init__(self, tokens: TokenSet, line: bytes) -> None:
+        self.tokens = tokens
+        self.line = line
+        """The token's field, and the blank line that ends the head."""
+        self.worked = False
+        """The source has been told that an upstream took it."""
+
+
+class Turns:
+    """How many requests may be under way at once, and a short queue for the others."""
+
+    __slots__ = ("limit", "taken", "waiting")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        """0: no limit."""
+        self.taken = 0
+        self.waiting: deque[asyncio.Future[None]] = deque()
+
+    def enter(self) -> bool:
+        """Take a turn that is free; False: ``wait`` for one."""
+        if self.limit and self.taken >= self.limit:
+            return False
+        self.taken += 1
+        return True
+
+    async def wait(self, seconds: float) -> None:
+        """Take a turn within ``seconds``, first come first served; raises ``overloaded``."""
+        turn = asyncio.get_running_loop().create_future()
+        self.waiting.append(turn)
+        try:
+            async with asyncio.timeout(seconds):
+                await turn
+        except TimeoutError:
+            raise ProblemError(
+                "overloaded",
+                f"No turn became free within {seconds:g} s.",
+                next_step="Send the request again later, or raise in_flight under [limits].",
+                retry_after=1,
+            ) from None
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave()  # handed to us in the very moment in which we were cancelled
+            raise
+        finally:
+            turn.cancel()
+
+    def leave(self) -> None:
+        while self.waiting:
+            turn = self.waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)  # the turn goes from hand to hand, so that nobody can push in
+                return
+        self.taken -= 1
+
+
+class Lane:
+    __slots__ = (
+        "account",
+        "base",
+        "by_header",
+        "cards",
+        "dead",
+        "dropped",
+        "host_line",
+        "inject",
+        "metrics",
+        "origins",
+        "pool",
+        "prefix_length",
+        "route",
+        "turns",
+    )
+
+    def __init__(self, route: Route, *, pool: Pool, metrics: RouteMetrics, turns: Turns) -> None:
+        self.route = route
+        self.pool = pool
+        self.metrics = metrics
+        self.turns = turns
+        self.account = route.account
+        self.by_header = account_header(route.account)
+        self.dead = route.dead
+        self.origins = route.origins
+        self.base = route.upstream.path
+        self.prefix_length = len(route.prefix)
+        self.host_line = f"Host: {route.upstream.authority}\r\n".encode()
+        self.inject = tuple(route.inject.value.split("{access_token}"))
+        self.dropped = _dropped(route)
+        self.cards: dict[str, Card] = {}
+
+    def card(self, account: str, tokens: TokenSet) -> Card:
+        """The token's line, made once per token set; raises ``misconfigured`` for a token that no header can hold."""
+        card = self.cards.get(account)
+        if card is not None and card.tokens is tokens:
+            return card
+        card = Card(tokens, self._line(account, tokens))
+        if len(self.cards) >= CARDS:
+            self.cards.clear()
+        self.cards[account] = card
+        return card
+
+    def _line(self, account: str, tokens: TokenSet) -> bytes:
+        value = tokens.access_token.join(self.inject).encode("utf-8", "surrogateescape")
+        if _UNSENDABLE.search(value):
+            raise ProblemError(
+                "misconfigured",
+                "The account's token holds characters that no header may hold, so it is not sent.",
+                next_step=f"Run: tokenproxy login {account}",
+                account=account,
+            )
+        return b"%b: %b\r\n\r\n" % (self.route.inject.header.encode(), value)
+
+
+def canonical(name: bytes) -> bytes:
+    """
+    How a lax upstream may read a field's name: WSGI, CGI and PHP turn everything that is no letter or digit into one
+    character, so that ``X_Access_Token`` and ``X-Access-Token`` are the same to them.
+    """
+    return name.lower().translate(_ONE_SPELLING)
+
+
+_ONE_SPELLING: Final = bytes(code if chr(code).isalnum() and code < 128 else ord("-") for code in range(256))
+
+
+def _dropped(route: Route) -> frozenset[bytes]:
+    """Canonical names of a caller's fields that this route does not pass on."""
+    names = {route.inject.header}
+    if "authorization" not in route.passed:
+        names.add("authorization")
+    header = account_header(route.account)
+    if header is not None:
+        names.add(header[1])
+    return frozenset(canonical(name.encode()) for name in names)

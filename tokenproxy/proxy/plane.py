@@ -1,0 +1,298 @@
+"""The data plane as a whole: listens, sweeps, is reloaded and drained."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any, Final
+
+from tokenproxy.core.interfaces import Clock, TokenSource
+from tokenproxy.core.routes import Route, RouteTable
+from tokenproxy.core.settings import Deadlines, Limits, ReplayBudget
+from tokenproxy.errors import TokenproxyError
+from tokenproxy.metrics import Metrics
+from tokenproxy.proxy.body import Vault
+from tokenproxy.proxy.caller import CallerSide, overload_answer
+from tokenproxy.proxy.lane import Lane, Turns
+from tokenproxy.proxy.parsers import check_parsers
+from tokenproxy.proxy.pool import Pool
+from tokenproxy.proxy.record import RequestLog
+from tokenproxy.proxy.request import Gate
+from tokenproxy.proxy.tls import stamp, tls_context
+
+SWEEP: Final = 0.5
+"""Seconds between two looks at all deadlines; with 10,000 idle connections below 0.5 % of a core."""
+BACKLOG: Final = 1024
+
+
+class ListenError(TokenproxyError):
+    """An address that cannot be listened on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaneSettings:
+    """What the config says to the data plane."""
+
+    routes: RouteTable
+    hosts: frozenset[str] = frozenset()
+    """Names accepted in Host besides loopback's and the routes'."""
+    caller_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Where there is one, every request needs one."""
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    limits: Limits = field(default_factory=Limits)
+    replay: ReplayBudget = field(default_factory=ReplayBudget)
+
+
+class Plane:
+    """
+    Takes requests, attaches tokens, passes answers on.
+
+    Build it, ``listen`` on one or more addresses, ``swap`` the settings at a reload, ``close`` at the end. Raises
+    ``TLSFileError`` for certificates that cannot be used, at the start and at a swap; then nothing has changed.
+    """
+
+    def __init__(
+        self,
+        settings: PlaneSettings,
+        *,
+        source: TokenSource,
+        clock: Clock,
+        metrics: Metrics,
+        on_request: Callable[[RequestLog], None] | None = None,
+    ) -> None:
+        check_parsers()
+        self.source = source
+        self.metrics = metrics
+        self.on_request = on_request
+        self.monotonic = clock.monotonic
+        self.draining = False
+        self.callers: set[CallerSide] = set()
+        self.turns = Turns(settings.limits.in_flight)
+        self.vault = Vault(settings.replay)
+        self._clock = clock
+        self._date = (0, b"")
+        self._pools: dict[Any, Pool] = {}
+        self._retired: set[Pool] = set()
+        self._route_turns: dict[str, Turns] = {}
+        self._servers: list[asyncio.Server] = []
+        self._sockets: list[tuple[str, tuple[int, int]]] = []
+        self._sweeping: asyncio.TimerHandle | None = None
+        self.swap(settings)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return self.turns.taken
+
+    def swap(self, settings: PlaneSettings) -> None:
+        """
+        Go over to other settings: new requests follow them, requests under way keep their route to the end.
+
+        Connections to an origin that is still used under the same TLS files are kept; the others go when they are idle.
+        """
+        pools: dict[Any, Pool] = {}
+        lanes = {}
+        route_turns = {}
+        for route in (route for routes in settings.routes.by_host.values() for route in routes):
+            pool = self._pool(route, pools)
+            turns = self._route_turns.get(route.name) or Turns(route.in_flight)
+            route_turns[route.name] = turns
+            lanes[route.name] = Lane(route, pool=pool, metrics=self.metrics.route(route.name), turns=turns)
+        gate = Gate(settings.routes, lanes=lanes, hosts=settings.hosts, keys=settings.caller_keys)
+        # Nothing above can be seen from outside yet, nothing below can fail.
+        for key, pool in self._pools.items():
+            if pools.get(key) is not pool:
+                pool.retire()
+                self._retired.add(pool)
+        for pool in pools.values():
+            pool.configure(settings.deadlines, settings.limits)
+        for lane in lanes.values():
+            lane.turns.limit = lane.route.in_flight
+        self.settings = settings
+        self.gate = gate
+        self.turns.limit = settings.limits.in_flight
+        self.vault.budget = settings.replay
+        self.max_callers = settings.limits.connections or _half_of_descriptors()
+        self._pools = pools
+        self._route_turns = route_turns
+        self._period = _sweep_period(settings.deadlines)
+
+    async def listen(self, address: str) -> str:
+        """
+        Take callers at ``host:port``, ``[v6]:port`` (port 0: any) or ``unix:/path`` (0600); the bound address.
+
+        Raises ``ListenError`` with one sentence.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            bound = _bind_unix(address[5:]) if address.startswith("unix:") else _bind_tcp(address)
+        except OSError as error:
+            raise ListenError(
+                f"Cannot listen on {address}: {error.strerror or error}.",
+                next_step="Stop the other program, or choose another address for listen under [server].",
+            ) from error
+        if bound.family == socket.AF_UNIX:
+            server = await loop.create_unix_server(
+                lambda: CallerSide(self, loop), sock=bound, backlog=BACKLOG
+            )
+            self._sockets.append((address[5:], _identity(address[5:])))
+            where = address
+        else:
+            server = await loop.create_server(lambda: CallerSide(self, loop), sock=bound, backlog=BACKLOG)
+            host, port = bound.getsockname()[:2]
+            where = f"[{host}]:{port}" if bound.family == socket.AF_INET6 else f"{host}:{port}"
+        self._servers.append(server)
+        if self._sweeping is None:
+            self._sweeping = loop.call_later(self._period, self._sweep, loop)
+        return where
+
+    async def close(self, *, drain: float) -> None:
+        """Take no more callers, let requests in flight end for ``drain`` seconds, then break off what is left."""
+        self.draining = True
+        for server in self._servers:
+            server.close()
+        for path, identity in self._sockets:
+            _unlink_own(path, identity)
+        for caller in list(self.callers):
+            caller.close_if_idle()
+        tasks = [caller.task for caller in self.callers if caller.task is not None]
+        if tasks and drain > 0:
+            await asyncio.wait(tasks, timeout=drain)
+        for caller in list(self.callers):
+            caller.abort()
+        tasks = [caller.task for caller in self.callers if caller.task is not None]
+        for pool in (*self._pools.values(), *self._retired):
+            pool.retire()
+            pool.abort()
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
+        self.vault.close()
+
+    def date_line(self) -> bytes:
+        """``Date: ...``, made once a second."""
+        second = int(self.monotonic())
+        if second != self._date[0]:
+            self._date = (second, f"Date: {format_datetime(self._clock.now(), usegmt=True)}\r\n".encode())
+        return self._date[1]
+
+    # the callers' side
+
+    def arrived(self, caller: CallerSide) -> None:
+        if len(self.callers) >= self.max_callers:
+            caller.transport.write(overload_answer(self))
+            caller.lingering = True
+            caller.transport.close()
+            self.metrics.refused["overloaded"] = self.metrics.refused.get("overloaded", 0) + 1
+            return
+        if self.draining:
+            caller.abort()
+            return
+        self.callers.add(caller)
+        self.metrics.callers_connected = len(self.callers)
+
+    def left(self, caller: CallerSide) -> None:
+        self.callers.discard(caller)
+        self.metrics.callers_connected = len(self.callers)
+
+    # inside
+
+    def _pool(self, route: Route, pools: dict[Any, Pool]) -> Pool:
+        """The pool of a route's origin; files replaced under their old names make a new one."""
+        upstream = route.upstream
+        secure = upstream.scheme == "https"
+        context = None
+        key: Any = upstream.origin
+        if secure:
+            context = tls_context(upstream.tls, where=f"routes.{route.name}.tls")
+            key = (upstream.origin, upstream.tls, stamp(upstream.tls))
+        return pools.setdefault(key, self._pools.get(key) or Pool(upstream, tls=context))
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = self.monotonic()
+        for caller in list(self.callers):
+            caller.sweep(now)
+        for pool in (*self._pools.values(), *self._retired):
+            for side in list(pool.sides):
+                side.sweep(now)
+        self._retired = {pool for pool in self._retired if pool.sides}
+        self._sweeping = loop.call_later(self._period, self._sweep, loop)
+
+
+def _sweep_period(deadlines: Deadlines) -> float:
+    """Short deadlines are looked at more often, so that none is overrun by more than a quarter."""
+    shortest = min(
+        deadlines.head,
+        deadlines.body_idle,
+        deadlines.first_byte,
+        deadlines.upstream_idle,
+        deadlines.keep_alive,
+    )
+    return max(0.01, min(SWEEP, shortest / 4))
+
+
+def _half_of_descriptors() -> int:
+    """Each caller may need one more towards its upstream."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if soft == resource.RLIM_INFINITY else max(16, soft // 2)
+
+
+def _bind_tcp(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not port.isdigit() or int(port) > 65535:
+        raise OSError("an address is HOST:PORT, [V6]:PORT or unix:/PATH")
+    found = socket.getaddrinfo(host or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, where = found[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(where)
+        bound.setblocking(False)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _bind_unix(path: str) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(Path(path).stat().st_mode):
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    Path(path).unlink()  # left over by a process that is gone
+    bound = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)  # from the first moment on nobody else may connect
+    try:
+        bound.bind(path)
+        bound.setblocking(False)
+    except OSError:
+        bound.close()
+        raise
+    finally:
+        os.umask(before)
+    return bound
+
+
+def _unlink_own(path: str, identity: tuple[int, int]) -> None:
+    """Remove our socket, unless another process has put its own there meanwhile."""
+    with contextlib.suppress(OSError):
+        if _identity(path) == identity:
+            Path(path).unlink()
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = Path(path).stat()
+    return status.st_dev, status.st_ino

@@ -1,0 +1,128 @@
+"""Connections to one origin, kept for the next request."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import ssl
+from typing import Final
+
+from tokenproxy.core.routes import Upstream
+from tokenproxy.core.settings import Deadlines, Limits
+from tokenproxy.proxy.problem import ProblemError
+from tokenproxy.proxy.upstream import UpstreamSide
+
+STALE: Final = select.POLLIN | select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
+"""An idle connection that has anything to say has died, or says what nobody asked for."""
+
+
+class Pool:
+    """
+    The connections to one origin under one TLS identity.
+
+    The newest idle one is taken first, so that a pool which shrinks lets the others grow old and go.
+    """
+
+    __slots__ = ("connect_timeout", "idle", "idle_timeout", "max_head", "retired", "sides", "tls", "upstream")
+
+    def __init__(self, upstream: Upstream, *, tls: ssl.SSLContext | None) -> None:
+        self.upstream = upstream
+        self.tls = tls
+        self.idle: list[UpstreamSide] = []
+        self.sides: set[UpstreamSide] = set()
+        """All open connections, for the sweep."""
+        self.retired = False
+        """No route uses this pool any more; what comes back is closed."""
+        self.connect_timeout = Deadlines().connect
+        self.idle_timeout = Deadlines().upstream_idle
+        self.max_head = Limits().head
+
+    def configure(self, deadlines: Deadlines, limits: Limits) -> None:
+        self.connect_timeout = deadlines.connect
+        self.idle_timeout = deadlines.upstream_idle
+        self.max_head = limits.head
+
+    def take(self, *, careful: bool) -> UpstreamSide | None:
+        """
+        An idle connection that still lives; None: ``connect``.
+
+        ``careful`` asks the kernel whether the upstream has closed it meanwhile: for requests that must not be sent
+        twice, a close that the loop has not seen yet is the difference between an answer and a 502.
+        """
+        while self.idle:
+            side = self.idle.pop()
+            if side.connected and not side.transport.is_closing() and not (careful and _stale(side)):
+                return side
+            side.abort()
+        return None
+
+    async def connect(self) -> UpstreamSide:
+        """A new connection, TLS verified; raises ``ProblemError``."""
+        upstream = self.upstream
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self.connect_timeout):
+                _, side = await loop.create_connection(
+                    lambda: UpstreamSide(self, loop),
+                    upstream.host,
+                    upstream.port,
+                    ssl=self.tls,
+                    server_hostname=upstream.host if self.tls is not None else None,
+                )
+        except TimeoutError:
+            raise ProblemError(
+                "upstream_timeout",
+                f"The upstream {upstream.authority} could not be connected to within {self.connect_timeout:g} s.",
+                next_step="Check that it runs and that a firewall lets us through.",
+            ) from None
+        except ssl.SSLCertVerificationError as error:
+            raise ProblemError(
+                "upstream_unreachable",
+                f"The certificate of the upstream {upstream.authority} is not trusted: {error.verify_message}.",
+                next_step="Name its authority in tls.ca_file of the route.",
+            ) from error
+        except ssl.SSLError as error:
+            raise ProblemError(
+                "upstream_unreachable",
+                f"The upstream {upstream.authority} did not agree on TLS.",
+                next_step="Check its port, and tls.cert_file of the route if it asks for a client certificate.",
+            ) from error
+        except OSError as error:
+            raise ProblemError(
+                "upstream_unreachable",
+                f"The upstream {upstream.authority} could not be connected to.",
+                next_step="Check that it runs and that its name resolves.",
+            ) from error
+        return side
+
+    def give_back(self, side: UpstreamSide) -> None:
+        """Keep a connection for the next request; its deadline is the end of the wait."""
+        if self.retired:
+            side.transport.close()
+        else:
+            self.idle.append(side)
+
+    def lost(self, side: UpstreamSide) -> None:
+        self.sides.discard(side)
+        if not side.busy and side in self.idle:
+            self.idle.remove(side)
+
+    def retire(self) -> None:
+        """No route needs this pool: close what is idle, and what is in use when it comes back."""
+        self.retired = True
+        for side in self.idle:
+            side.transport.close()
+        self.idle.clear()
+
+    def abort(self) -> None:
+        for side in list(self.sides):
+            side.abort()
+
+
+def _stale(side: UpstreamSide) -> bool:
+    descriptor = side.transport.get_extra_info("socket").fileno()
+    if descriptor < 0:
+        return True
+    poll = select.poll()
+    poll.register(descriptor, STALE)
+    return bool(poll.poll(0))

@@ -1,0 +1,109 @@
+"""Our own answers: RFC 9457 problem documents that say what happened and what to do, and never quote input."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from math import ceil
+from typing import Final
+
+from tokenproxy.core.problems import PROBLEMS, ProblemKind
+from tokenproxy.errors import AccountError
+
+EXTRA_FIELDS: Final = {
+    "caller_unauthorized": b"WWW-Authenticate: Tokenproxy-Key\r\n",  # RFC 9110 section 11.6.1: a 401 must have one
+}
+
+
+class ProblemError(Exception):
+    """Why a request ends without an upstream's answer; ``detail`` is one sentence without input and secrets."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        next_step: str = "",
+        retry_after: float | None = None,
+        account: str = "",
+        reason: str = "",
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.next_step = next_step
+        self.retry_after = retry_after
+        """Seconds; None where nobody knows."""
+        self.account = account
+        self.reason = reason
+
+    @property
+    def kind(self) -> ProblemKind:
+        return PROBLEMS[self.code]
+
+    @classmethod
+    def of(cls, error: AccountError) -> ProblemError:
+        return cls(
+            error.code,
+            error.message,
+            next_step=error.next_step,
+            retry_after=error.retry_after,
+            account=error.account,
+            reason=error.reason,
+        )
+
+
+class LostError(ProblemError):
+    """The upstream closed the connection before a byte of its answer; a repeat may be safe."""
+
+    unsent = False
+    """Nothing of the request was written, so that a repeat is safe whatever the method."""
+
+
+def bad_request(detail: str) -> ProblemError:
+    return ProblemError(
+        "bad_request", detail, next_step="Correct the request; it would be refused again as it is."
+    )
+
+
+def upstream_invalid(detail: str) -> ProblemError:
+    return ProblemError(
+        "upstream_invalid", detail, next_step="Ask the operator of the upstream; this may pass by itself."
+    )
+
+
+def render(problem: ProblemError, *, date: bytes, route: str = "", keep: bool = False) -> tuple[bytes, bytes]:
+    """Head and body of the answer, ready for the wire; ``keep`` leaves the caller's connection open."""
+    kind = problem.kind
+    members: dict[str, str | int] = {
+        "type": f"urn:tokenproxy:{problem.code}",
+        "title": kind.title,
+        "status": kind.status,
+        "code": problem.code,
+        "detail": problem.detail,
+    }
+    optional = {
+        "route": route,
+        "account": problem.account,
+        "reason": problem.reason,
+        "next_step": problem.next_step,
+    }
+    members |= {name: value for name, value in optional.items() if value}
+    wait = b""
+    if problem.retry_after is not None:
+        seconds = max(1, ceil(problem.retry_after))
+        members["retry_after"] = seconds
+        wait = b"Retry-After: %d\r\n" % seconds
+    body = json.dumps(members).encode() + b"\n"
+    head = b"".join(
+        (
+            b"HTTP/1.1 %d %s\r\n" % (kind.status, HTTPStatus(kind.status).phrase.encode()),
+            b"Content-Type: application/problem+json\r\nContent-Length: %d\r\n" % len(body),
+            b"Cache-Control: no-store\r\nTokenproxy-Error: %s\r\n" % problem.code.encode(),
+            EXTRA_FIELDS.get(problem.code, b""),
+            wait,
+            date,
+            b"\r\n" if keep else b"Connection: close\r\n\r\n",
+        )
+    )
+    return head, body

@@ -1,0 +1,25 @@
+"""What one request leaves behind for the log, when somebody asked for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLog:
+    route: str
+    """Empty where the request was refused before a route was found."""
+    account: str
+    method: str
+    path: str
+    """As the caller sent it, without the query, which may carry secrets; empty for a target that is no path."""
+    status: int
+    """0 where the caller left before any answer."""
+    code: str
+    """What ``Tokenproxy-Error`` said, or empty."""
+    seconds: float
+    """From the end of the request's head to the end of the answer."""
+    upstream_seconds: float
+    """To the head of the upstream's final answer, all attempts together."""
+    attempts: int
+    """How often the request was sent upstream."""

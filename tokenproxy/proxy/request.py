@@ -1,0 +1,321 @@
+"""What a request must be before a token is touched, and the head that goes upstream."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+from aiohttp import HttpVersion10, HttpVersion11
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
+
+from tokenproxy.core.routes import RouteTable, valid_sub
+from tokenproxy.proxy.lane import Lane, canonical
+from tokenproxy.proxy.problem import ProblemError, bad_request
+
+PLAIN, HOP, HOST, CONNECTION, LENGTH, ENCODING, EXPECT, ORIGIN, SITE, KEY, ROUTED = range(11)
+
+KINDS: Final[Mapping[bytes, int]] = {
+    b"host": HOST,
+    b"connection": CONNECTION,
+    b"content-length": LENGTH,
+    b"transfer-encoding": ENCODING,
+    b"expect": EXPECT,
+    b"origin": ORIGIN,
+    b"sec-fetch-site": SITE,
+    b"tokenproxy-key": KEY,
+    # RFC 9110 section 7.6.1; trailers are not passed on, so that nothing may announce them.
+    b"keep-alive": HOP,
+    b"te": HOP,
+    b"trailer": HOP,
+    b"upgrade": HOP,
+    b"http2-settings": HOP,
+}
+KNOWN_NAMES: Final = 1024
+"""Spellings of field names whose kind is remembered; emptied when full, so that no caller can make it grow."""
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+"""RFC 9110 section 9.2.2; TRACE is refused, and extension methods say nothing about themselves."""
+VIA: Final = b"Via: 1.1 tokenproxy\r\n"
+CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
+
+_HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
+_LOOPBACK: Final = re.compile(r"localhost|\[::1\]|127(?:\.[0-9]{1,3}){3}")
+_DOT_SEGMENT: Final = re.compile(r"(?:^|[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:$|[/\\;]|%2f|%5c|%3b)", re.IGNORECASE)
+"""``.`` and ``..`` however an upstream may decode them; ``..;`` is one for Tomcat."""
+_NO_MORE_FIELDS: Final[Mapping[bytes, frozenset[bytes]]] = {
+    spelling: frozenset() for spelling in (b"keep-alive", b"Keep-Alive", b"close", b"Close")
+}
+
+
+class Request:
+    """A request that has passed every check."""
+
+    __slots__ = (
+        "account",
+        "chunked",
+        "expects",
+        "head",
+        "idempotent",
+        "keep",
+        "lane",
+        "length",
+        "method",
+        "modern",
+    )
+
+    def __init__(self, lane: Lane, account: str, method: str, head: bytes) -> None:
+        self.lane = lane
+        self.account = account
+        self.method = method
+        self.head = head
+        """For the upstream, without the token's line and the blank line."""
+        self.idempotent = method in IDEMPOTENT
+        self.chunked = False
+        self.length: int | None = None
+        self.expects = False
+        """The caller waits for ``100 Continue`` before it sends the body."""
+        self.keep = False
+        """The caller's connection may take another request."""
+        self.modern = False
+        """HTTP/1.1: the caller understands chunks and 1xx."""
+
+
+class Gate:
+    """The rules of one configuration: whose requests are let in, and which lane they take."""
+
+    __slots__ = ("_hosts", "_keys", "_kinds", "_lanes", "_own_hosts", "_routed", "_table")
+
+    def __init__(
+        self, table: RouteTable, *, lanes: Mapping[str, Lane], hosts: Iterable[str], keys: Iterable[str]
+    ) -> None:
+        self._table = table
+        self._lanes = lanes
+        self._own_hosts = frozenset(host.lower() for host in hosts) | {host for host in table.by_host if host}
+        self._keys = tuple(sha256(key.encode()).digest() for key in keys)
+        self._routed = frozenset(name for lane in lanes.values() for name in lane.dropped)
+        self._kinds: dict[bytes, int] = {}
+        self._hosts: dict[bytes, str] = {}
+        """Raw Host values that were let in -> lower case without the port."""
+
+    def admit(self, message: RawRequestMessage, payload: Any) -> Request:  # noqa: C901, PLR0912, PLR0915 - one pass over the fields, once per request
+        """Check a parsed head and build the one for the upstream; raises ``ProblemError``, before any token is touched."""
+        version = message.version
+        if version != HttpVersion11 and version != HttpVersion10:  # noqa: PLR1714 - cheaper than building a tuple
+            raise bad_request("Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+        kinds = self._kinds
+        fields: list[tuple[bytes, bytes]] = []
+        host: bytes | None = None
+        origin: bytes | None = None
+        sites: tuple[bytes, ...] = ()
+        keys: tuple[bytes, ...] = ()
+        nominated: frozenset[bytes] = frozenset()
+        encodings: tuple[bytes, ...] = ()
+        length: int | None = None
+        expect: bytes | None = None
+        routed = False
+        for field in message.raw_headers:
+            name, value = field
+            kind = kinds.get(name)
+            if kind is None:
+                kind = self._learn(name)
+            if kind == PLAIN:
+                fields.append(field)
+            elif kind == HOST:
+                if host is not None:
+                    raise bad_request("The request has more than one Host.")
+                host = value
+            elif kind == ROUTED:
+                routed = True
+                fields.append(field)
+            elif kind == LENGTH:
+                if length is not None or not value.isdigit():
+                    raise bad_request("The Content-Length of the request is not one number.")
+                length = int(value)
+                fields.append(field)
+            elif kind == ENCODING:
+                encodings += (value,)
+            elif kind == CONNECTION:
+                more = _NO_MORE_FIELDS.get(value)
+                nominated |= _nominated(value) if more is None else more
+            elif kind == ORIGIN:
+                if origin is not None:
+                    raise bad_request("The request has more than one Origin.")
+                origin = value
+                fields.append(field)
+            elif kind == SITE:
+                sites += (value,)
+                fields.append(field)
+            elif kind == KEY:
+                keys += (value,)
+            elif kind == EXPECT:
+                if expect is not None or value.lower() != b"100-continue":
+                    raise bad_request("The request expects something that only 100-continue may be.")
+                expect = value
+        if encodings and (
+            len(encodings) > 1
+            or encodings[0].lower() != b"chunked"
+            or length is not None
+            or version != HttpVersion11
+        ):
+            raise bad_request("The request does not have exactly one framing.")  # RFC 9112 section 6.3
+        method = message.method
+        if method == "CONNECT" or method == "TRACE":  # noqa: PLR1714 - cheaper than building a set
+            raise bad_request("CONNECT and TRACE are not for this proxy.")
+        target = message.path
+        if target[:1] != "/":
+            host, target = _split_absolute(target)
+        if host is None:
+            raise bad_request("The request has no Host.")
+        own = self._hosts.get(host) or self._check_host(host)
+        if self._keys:
+            self._check_key(keys)
+        path = target.partition("?")[0]
+        if "#" in target:
+            raise bad_request("The target of the request has a fragment.")
+        if ("." in path or "%" in path or "\\" in path) and _DOT_SEGMENT.search(path):
+            raise bad_request("The path of the request has a dot segment, plain or encoded.")
+        route = self._table.match(own, path)
+        if route is None:
+            raise ProblemError(
+                "no_route",
+                "No route's host and prefix match this request.",
+                next_step="Compare the path with the prefix of each [routes.NAME] in the config.",
+            )
+        lane = self._lanes[route.name]
+        if origin is not None or sites:
+            _check_origin(lane, host, origin, sites)
+        account = lane.account if lane.by_header is None else _account_of(lane, message)
+        if routed or nominated:
+            fields = _without(fields, lane.dropped, nominated)
+        rest = target[lane.prefix_length - 1 :]
+        chunked = bool(encodings)
+        expects = expect is not None and version == HttpVersion11 and payload is not EMPTY_PAYLOAD
+        head = b"".join(
+            (
+                f"{method} {lane.base}{rest if rest[:1] == '/' else '/' + rest} HTTP/1.1\r\n".encode(
+                    "utf-8", "surrogateescape"
+                ),
+                lane.host_line,
+                *[b"%b: %b\r\n" % field for field in fields],
+                CHUNKED if chunked else b"",
+                b"Expect: 100-continue\r\n" if expects else b"",
+                VIA,
+            )
+        )
+        request = Request(lane, account, method, head)
+        request.modern = version == HttpVersion11
+        request.chunked = chunked
+        request.length = length
+        request.expects = expects
+        # A refused upgrade leaves in doubt which protocol the next bytes are (RFC 9931): close.
+        request.keep = not (message.should_close or message.upgrade)
+        return request
+
+    def _learn(self, name: bytes) -> int:
+        """The kind of a field name that is new in this spelling."""
+        kind = KINDS.get(name.lower())
+        if kind is None:
+            one = canonical(name)
+            if one in KINDS or one.startswith(b"proxy-"):
+                kind = HOP  # ``Content_Length``: nobody needs it, and some upstream may believe it
+            else:
+                kind = ROUTED if one in self._routed else PLAIN
+        if len(self._kinds) >= KNOWN_NAMES:
+            self._kinds.clear()
+        self._kinds[name] = kind
+        return kind
+
+    def _check_host(self, raw: bytes) -> str:
+        """Against DNS rebinding: a page's name that points at us is not a name of ours."""
+        found = _HOST.fullmatch(raw)
+        if found is None:
+            raise bad_request("The Host of the request is not a host.")
+        name = found[1].decode().lower()
+        if name not in self._own_hosts and not _LOOPBACK.fullmatch(name):
+            raise ProblemError(
+                "host_refused",
+                "The Host of the request is neither loopback's nor configured.",
+                next_step="Add the name to hosts under [server], or call the proxy as localhost.",
+            )
+        if len(self._hosts) >= KNOWN_NAMES:
+            self._hosts.clear()
+        self._hosts[raw] = name
+        return name
+
+    def _check_key(self, given: tuple[bytes, ...]) -> None:
+        digest = sha256(given[0] if len(given) == 1 else b"").digest()
+        known = False
+        for key in self._keys:  # all of them, so that the time tells nothing
+            known |= hmac.compare_digest(key, digest)
+        if not known:
+            raise ProblemError(
+                "caller_unauthorized",
+                "The request carries no valid Tokenproxy-Key.",
+                next_step="Send one of the keys of [server.caller_auth] in the header Tokenproxy-Key.",
+            )
+
+
+def _split_absolute(target: str) -> tuple[bytes, str]:
+    """Absolute-form (RFC 9112 section 3.2.2): its authority stands in the place of Host."""
+    if target == "*":
+        raise ProblemError(
+            "no_route", "OPTIONS * asks about no route.", next_step="Ask about a path of a route."
+        )
+    if target[:7].lower() != "http://":
+        raise bad_request("The target of the request is neither a path nor an http URL.")
+    rest = target[7:]
+    end = min((at for at in (rest.find("/"), rest.find("?"), rest.find("#")) if at >= 0), default=len(rest))
+    authority, path = rest[:end], rest[end:]
+    return authority.encode("utf-8", "surrogateescape"), path if path[:1] == "/" else "/" + path
+
+
+def _check_origin(lane: Lane, host: bytes, origin: bytes | None, sites: tuple[bytes, ...]) -> None:
+    """Against web pages of others that use a person's proxy; the order is that of Go's CrossOriginProtection."""
+    if origin is not None and origin.decode("latin-1").lower() in lane.origins:
+        return
+    foreign = any(site.lower() not in {b"none", b"same-origin"} for site in sites)
+    if origin is not None and origin.lower() != b"http://" + host.lower():
+        foreign = True
+    if foreign:
+        raise ProblemError(
+            "origin_refused",
+            "A web page of another origin sent this request.",
+            next_step=f"Add the origin to origins of [routes.{lane.route.name}] if it may use the token.",
+        )
+
+
+def _account_of(lane: Lane, message: RawRequestMessage) -> str:
+    """The account that a header names (``crm/{header:x-user}``)."""
+    table, header = lane.by_header or ("", "")
+    wanted = header.encode()
+    given = [value for name, value in message.raw_headers if name.lower() == wanted]
+    sub = given[0].decode("latin-1") if len(given) == 1 else ""
+    if not valid_sub(sub):
+        raise ProblemError(
+            "login_required",
+            f"The request names no account: one header {header} must hold the name of a login.",
+            next_step=f"Send {header}: NAME, where {table}/NAME is logged in.",
+        )
+    return f"{table}/{sub}"
+
+
+def _nominated(value: bytes) -> frozenset[bytes]:
+    """Lower-case names that a Connection field lists (RFC 9110 section 7.6.1)."""
+    return frozenset(name.strip(b" \t").lower() for name in value.split(b",")) - {
+        b"",
+        b"close",
+        b"keep-alive",
+    }
+
+
+def _without(
+    fields: list[tuple[bytes, bytes]], dropped: frozenset[bytes], nominated: frozenset[bytes]
+) -> list[tuple[bytes, bytes]]:
+    """The fields that go on; a Connection field may name what frames the message, and that stays all the same."""
+    nominated -= {b"content-length"}
+    return [
+        field for field in fields if canonical(field[0]) not in dropped and field[0].lower() not in nominated
+    ]

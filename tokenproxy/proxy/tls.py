@@ -1,0 +1,71 @@
+"""Whom we trust and who we are towards upstreams, as an ``SSLContext``."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from tokenproxy.core.settings import TLSFiles
+from tokenproxy.errors import TokenproxyError
+
+
+class TLSFileError(TokenproxyError):
+    """A certificate or key file that cannot be used."""
+
+    exit_code = 2
+
+
+def tls_context(files: TLSFiles, *, where: str = "tls") -> ssl.SSLContext:
+    """
+    A context that verifies the peer's certificate and name; ``where`` names the config table in errors.
+
+    Raises ``TLSFileError`` with one sentence; call it when the config is checked as well. A ``ca_file`` stands in
+    the place of the system's authorities.
+    """
+    for key, path in (
+        ("ca_file", files.ca_file),
+        ("cert_file", files.cert_file),
+        ("key_file", files.key_file),
+    ):
+        if path:
+            _readable(path, f"{where}.{key}")
+    try:
+        context = ssl.create_default_context(cafile=files.ca_file or None)
+    except ssl.SSLError as error:
+        raise TLSFileError(
+            f"{where}.ca_file: {files.ca_file} holds no certificates in PEM form.",
+            next_step="Give a PEM file of the authorities that the upstream's certificate comes from.",
+        ) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9325 section 3.1.1
+    context.set_alpn_protocols(["http/1.1"])
+    if files.cert_file:
+        try:
+            # A password would be asked for on the terminal of a daemon; an encrypted key is an error instead.
+            context.load_cert_chain(files.cert_file, files.key_file or None, password=lambda: b"")
+        except (ssl.SSLError, ValueError) as error:
+            raise TLSFileError(
+                f"{where}.cert_file: {files.cert_file} and its key do not make a client certificate.",
+                next_step="Give a PEM certificate and the unencrypted PEM key that belongs to it.",
+            ) from error
+    return context
+
+
+def stamp(files: TLSFiles) -> tuple[tuple[str, int, int], ...]:
+    """Names, times and sizes: tells at a reload whether a file was replaced under its old name."""
+    found = []
+    for path in (files.ca_file, files.cert_file, files.key_file):
+        if path:
+            status = Path(path).stat()
+            found.append((path, status.st_mtime_ns, status.st_size))
+    return tuple(found)
+
+
+def _readable(path: str, key: str) -> None:
+    try:
+        with Path(path).open("rb"):
+            return
+    except OSError as error:
+        raise TLSFileError(
+            f"{key}: {path} cannot be read: {error.strerror}.",
+            next_step="Correct the path or its permissions.",
+        ) from error

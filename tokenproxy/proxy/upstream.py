@@ -1,0 +1,320 @@
+"""One connection to an upstream: bytes in, checked messages out."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawResponseMessage
+from aiohttp.streams import StreamReader
+
+from tokenproxy.proxy.parsers import CHUNK_SLACK, response_parser
+from tokenproxy.proxy.problem import LostError, ProblemError, upstream_invalid
+from tokenproxy.proxy.side import Side
+
+if TYPE_CHECKING:
+    from tokenproxy.proxy.pool import Pool
+
+QUEUE: Final = 32
+"""1xx answers that may wait to be passed on; more at once is an attack."""
+BLANK_LINE: Final = b"\r\n\r\n"
+UNCLEAN: Final = re.compile(rb"[^\r]\n|\r[^\n]|\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+"""In a head that ends with CR LF: lone CR or LF, obs-fold, control characters (RFC 9112 sections 2.2 and 5.2)."""
+
+
+class UpstreamSide(Side):
+    """
+    A connection of a pool.
+
+    Between ``begin`` and ``release`` it serves one exchange; ``answer`` gives the heads one after the other, and
+    ``fail`` is the one way to end an exchange badly: whoever waits for head or body gets the reason.
+    """
+
+    __slots__ = (
+        "busy",
+        "chunked",
+        "fed",
+        "head",
+        "headless",
+        "parser",
+        "payload",
+        "pool",
+        "problem",
+        "queue",
+        "reused",
+        "silent",
+        "spoiled",
+        "waiter",
+    )
+
+    def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.pool = pool
+        self.headless = False
+        self.parser = self._parser()
+        self.queue: deque[RawResponseMessage] = deque()
+        self.waiter: asyncio.Future[None] | None = None
+        self.payload: StreamReader | None = None
+        """Of the final answer, once its head is here."""
+        self.problem: ProblemError | None = None
+        self.head = b""
+        """What came of a head that is not complete, for the second look."""
+        self.fed = 0
+        """Bytes received since the final head's segment, framing included."""
+        self.busy = False
+        self.chunked = False
+        self.reused = False
+        """An earlier exchange went over this connection, so that it may have died of age."""
+        self.silent = True
+        """No byte of an answer has come in this exchange."""
+        self.spoiled = False
+        """More came than was asked for: the connection must not be used again."""
+
+    # the exchange's side
+
+    def begin(self, data: bytes, *, headless: bool, deadline: float) -> None:
+        """Send a head (and a body that is already here); ``headless`` for HEAD, whose answer has no body."""
+        if headless is not self.headless:
+            self.headless = headless
+            self.parser = self._parser()
+        self.busy = True
+        self.silent = True
+        self.deadline = deadline
+        if self.connected:
+            self.transport.write(data)
+        else:
+            lost = _lost()
+            lost.unsent = True
+            self.problem = lost
+
+    async def answer(self) -> RawResponseMessage:
+        """
+        The next head: 1xx ones first, then the final one, whose body is in ``payload``.
+
+        Raises ``LostError`` where the connection ended before a byte of it, else ``ProblemError``.
+        """
+        while not self.queue:
+            if self.problem is not None:
+                raise self.problem
+            self.waiter = self.loop.create_future()
+            try:
+                await self.waiter
+            finally:
+                self.waiter = None
+        return self.queue.popleft()
+
+    def release(self, message: RawResponseMessage, *, uploaded: bool, now: float) -> None:
+        """The exchange is through: back into the pool, unless anything at all is odd."""
+        payload = self.payload
+        if (
+            uploaded
+            and self.connected
+            and not self.spoiled
+            and not message.should_close
+            and not self.queue
+            and not self.reading_paused
+            and self.problem is None
+            and payload is not None
+            and payload.is_eof()
+            and not self.transport.is_closing()
+            and self.parser.feed_eof() is None  # else a part of another answer waits inside
+        ):
+            self.busy = False
+            self.payload = None
+            self.head = b""
+            if self.chunked:
+                # The last trailer of a chunked answer stays in the parser and comes out as the first field of
+                # the next answer on this connection: another caller's. Only a new parser forgets it.
+                self.chunked = False
+                self.parser = self._parser()
+            self.reused = True
+            self.deadline = now + self.pool.idle_timeout
+            self.pool.give_back(self)
+        else:
+            self.abort()
+
+    def fail(self, problem: ProblemError) -> None:
+        """End the exchange: head, body and connection at once."""
+        if self.problem is None:
+            self.problem = problem
+        self.queue.clear()  # what nobody has seen yet need not be said any more
+        if self.payload is not None and not self.payload.is_eof():
+            self.payload.set_exception(problem)
+        self._wake()
+        self.abort()
+
+    def expired(self) -> None:
+        if not self.busy:
+            self.transport.close()
+        elif self.payload is None:
+            self.fail(_timeout("The upstream did not begin its answer in time."))
+        else:
+            self.fail(_timeout("The upstream stopped in the middle of its answer."))
+
+    def stuck(self) -> None:
+        self.fail(_timeout("The upstream stopped reading the request's body."))
+
+    # the transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.pool.sides.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self.payload is not None:
+            self._feed_body(self.payload, data)
+        elif self.busy:
+            self._feed_head(data)
+        else:  # nobody asked: never an answer to anybody (RFC 9112 section 6.3)
+            self.abort()
+
+    def eof_received(self) -> None:
+        return None  # the transport closes itself, and ``connection_lost`` judges what that means
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.pool.lost(self)
+        if self.payload is not None:
+            if not self.payload.is_eof():
+                self._end_of_body(self.payload, exc)
+        elif self.busy and self.problem is None:
+            self.problem = (
+                _lost()
+                if self.silent
+                else upstream_invalid(
+                    "The upstream closed the connection in the middle of its answer's head."
+                )
+            )
+        super().connection_lost(exc)
+        self._wake()
+
+    # inside
+
+    def _parser(self, *, lenient: bool = False) -> Any:
+        return response_parser(
+            self, self.loop, line=self.pool.max_head, headless=self.headless, lenient=lenient
+        )
+
+    def _wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    def _feed_head(self, data: bytes) -> None:
+        self.silent = False
+        self.head = self.head + data if self.head else data
+        try:
+            messages, upgraded, _ = self.parser.feed_data(data)
+        except HttpProcessingError:
+            self._second_look()
+            return
+        if messages:
+            if upgraded:
+                self.fail(upstream_invalid("The upstream switched protocols although nobody asked for it."))
+                return
+            self._arrived(messages)
+        if self.payload is None and len(self.head) > self.pool.max_head:
+            self.fail(upstream_invalid("The head of the upstream's answer is too large."))
+
+    def _arrived(self, messages: Any) -> None:
+        for message, payload in messages:
+            if self.payload is not None:
+                self.spoiled = True  # a second final answer
+                break
+            self.queue.append(message)
+            if message.code >= 200:
+                self.payload = payload
+                self.chunked = bool(message.chunked)
+                self.fed = 0
+        if self.payload is not None:
+            self.head = b""
+        elif len(self.queue) > QUEUE:
+            self.fail(upstream_invalid("The upstream sends interim answers without end."))
+        else:
+            self.head = self.head[self.head.rfind(BLANK_LINE) + len(BLANK_LINE) :] if self.head else b""
+        self._wake()
+
+    def _second_look(self) -> None:
+        """
+        Parse again, each head apart from what follows it.
+
+        A parser that meets broken bytes forgets the whole messages that came before them in the same segment. And the
+        strict parser refuses a second ``Server`` or ``Content-Type``, which Google's APIs among others send: such a
+        head, if it is clean otherwise, is read leniently.
+        """
+        data = self.head
+        while self.payload is None:
+            end = data.find(BLANK_LINE)
+            if end < 0:
+                self.fail(upstream_invalid("The upstream's answer cannot be parsed as HTTP/1.1."))
+                return
+            head, data = data[: end + len(BLANK_LINE)], data[end + len(BLANK_LINE) :]
+            messages = self._parse_alone(head)
+            if not messages:
+                self.fail(upstream_invalid("The upstream's answer cannot be parsed as HTTP/1.1."))
+                return
+            self.head = data
+            self._arrived(messages)
+            if self.problem is not None:
+                return
+        if data:
+            self._feed_body(self.payload, data)
+
+    def _parse_alone(self, head: bytes) -> Any:
+        self.parser = self._parser()
+        try:
+            return self.parser.feed_data(head)[0]
+        except HttpProcessingError as error:
+            if not error.message.startswith("Duplicate '") or UNCLEAN.search(head):
+                return ()
+        self.parser = self._parser(lenient=True)
+        try:
+            return self.parser.feed_data(head)[0]
+        except HttpProcessingError:
+            return ()
+
+    def _feed_body(self, payload: StreamReader, data: bytes) -> None:
+        self.fed += len(data)
+        try:
+            messages, _, _ = self.parser.feed_data(data)
+        except HttpProcessingError:
+            # The payload is not told by the parser; one that is whole already is a good answer.
+            self.spoiled = True
+            if not payload.is_eof():
+                self.fail(upstream_invalid("The body of the upstream's answer is broken."))
+            return
+        if messages or payload.is_eof():
+            self.spoiled = self.spoiled or bool(messages)
+        elif self.chunked and self.fed > CHUNK_SLACK + 8 * payload.total_bytes:
+            self.fail(upstream_invalid("The upstream's chunked body is nearly all framing."))
+
+    def _end_of_body(self, payload: StreamReader, exc: Exception | None) -> None:
+        """
+        The connection ended in a body. That is its end only where neither length nor chunks say otherwise and the
+        peer closed properly; after a reset, ``feed_eof`` would make a cut body look whole.
+        """
+        if exc is None:
+            try:
+                self.parser.feed_eof()
+            except HttpProcessingError:
+                pass
+            else:
+                return
+        payload.set_exception(
+            upstream_invalid("The upstream closed the connection in the middle of its answer.")
+        )
+
+
+def _lost() -> LostError:
+    return LostError(
+        "upstream_unreachable",
+        "The upstream closed the connection without an answer.",
+        next_step="Look whether the request was carried out before you send it again.",
+    )
+
+
+def _timeout(detail: str) -> ProblemError:
+    return ProblemError(
+        "upstream_timeout", detail, next_step="Try again; raise [deadlines] if it is slow by nature."
+    )

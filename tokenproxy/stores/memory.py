@@ -1,0 +1,170 @@
+"""Token sets in memory, gone when the process is: for the demo and for tests, and the contract in its plainest form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from operator import attrgetter
+
+from tokenproxy.core.account import Standing
+from tokenproxy.core.interfaces import Claim, Record, Summary
+from tokenproxy.core.tokens import TokenSet
+
+
+@dataclass(slots=True)
+class _Row:
+    account: str
+    bound_to: str
+    generation: int
+    standing: Standing
+    tokens: TokenSet | None = field(repr=False)
+    previous: str | None = field(default=None, repr=False)
+    renewed_at: datetime | None = None
+    lease_until: datetime | None = None
+    fence: int = 0
+    in_flight_since: datetime | None = None
+
+    def end_lease(self) -> None:
+        self.lease_until = None
+        self.in_flight_since = None
+
+
+class MemoryStore:
+    """``core.interfaces.Store`` without a disk. No method awaits anything, so each is one step by itself."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, _Row] = {}
+
+    async def load(self, account: str) -> Record | None:
+        row = self._rows.get(account)
+        return None if row is None else _record(row)
+
+    async def summaries(self) -> Sequence[Summary]:
+        return [_summary(row) for _, row in sorted(self._rows.items())]
+
+    async def in_doubt(self) -> Sequence[str]:
+        marked = [row for _, row in sorted(self._rows.items()) if row.in_flight_since is not None]
+        return [row.account for row in sorted(marked, key=attrgetter("in_flight_since"), reverse=True)]
+
+    async def claim(self, account: str, *, generation: int, now: datetime, lease: timedelta) -> Claim | None:
+        row = self._rows.get(account)
+        if row is None or row.generation != generation:
+            return None
+        if row.lease_until is not None and row.lease_until > now:
+            return None
+        found = row.in_flight_since
+        row.fence += 1
+        row.lease_until = now + lease
+        row.in_flight_since = now
+        return Claim(account, generation, row.fence, found)
+
+    async def commit(
+        self, claim: Claim, tokens: TokenSet, *, previous: str | None, standing: Standing, now: datetime
+    ) -> bool:
+        """A repeat of the same commit, after an answer that never came, is True again."""
+        if tokens.generation != claim.generation + 1:
+            raise ValueError(f"generation {tokens.generation} does not succeed {claim.generation}")
+        row = self._rows.get(claim.account)
+        if (
+            row is None
+            or row.fence != claim.fence
+            or row.generation not in {claim.generation, tokens.generation}
+        ):
+            return False
+        row.generation = tokens.generation
+        row.tokens, row.previous, row.standing, row.renewed_at = tokens, previous, standing, now
+        row.end_lease()
+        return True
+
+    async def give_up(self, claim: Claim, *, standing: Standing, keep_mark: bool) -> bool:
+        row = self._rows.get(claim.account)
+        if row is None or row.fence != claim.fence or row.generation != claim.generation:
+            return False
+        mark = row.in_flight_since
+        row.end_lease()
+        row.in_flight_since = mark if keep_mark else None
+        row.standing = standing
+        return True
+
+    async def adopt(
+        self, account: str, tokens: TokenSet, *, bound_to: str, standing: Standing, now: datetime
+    ) -> bool:
+        row = self._rows.get(account)
+        if tokens.generation != (row.generation if row else 0) + 1:
+            return False
+        self._rows[account] = _Row(
+            account,
+            bound_to,
+            tokens.generation,
+            standing,
+            tokens,
+            renewed_at=now,
+            fence=row.fence + 1 if row else 0,
+        )
+        return True
+
+    async def stand(self, account: str, standing: Standing) -> None:
+        """An account without a row stays without one: only tokens make rows."""
+        if row := self._rows.get(account):
+            row.standing = standing
+
+    async def rebind(self, account: str, *, bound_to: str, standing: Standing) -> None:
+        if row := self._rows.get(account):
+            row.bound_to = bound_to
+            row.standing = standing
+
+    async def settled(self, account: str, *, generation: int) -> None:
+        row = self._rows.get(account)
+        if row is not None and row.generation == generation:
+            row.previous = None
+
+    async def forget(self, account: str, *, standing: Standing) -> bool:
+        row = self._rows.get(account)
+        if row is None or (row.tokens is None and row.in_flight_since is None):
+            return False
+        row.tokens = row.previous = None
+        row.standing = standing
+        row.fence += 1
+        row.end_lease()
+        return True
+
+    async def use_keys(self, keys: Sequence[bytes]) -> None:
+        """Nothing is sealed here."""
+
+    async def reseal(self, progress: Callable[[int, int], None] | None = None) -> int:  # noqa: ARG002 - the contract's
+        """Nothing is sealed here: 0."""
+        return 0
+
+    async def check(self) -> None:
+        """Memory can always be read and written."""
+
+    async def close(self) -> None:
+        self._rows.clear()
+
+
+def _record(row: _Row) -> Record:
+    return Record(
+        account=row.account,
+        bound_to=row.bound_to,
+        generation=row.generation,
+        tokens=row.tokens,
+        standing=row.standing,
+        in_flight_since=row.in_flight_since,
+        renewed_at=row.renewed_at,
+        previous=row.previous,
+    )
+
+
+def _summary(row: _Row) -> Summary:
+    return Summary(
+        account=row.account,
+        bound_to=row.bound_to,
+        generation=row.generation,
+        standing=row.standing,
+        expires_at=row.tokens.expires_at if row.tokens else None,
+        refresh_expires_at=row.tokens.refresh_expires_at if row.tokens else None,
+        in_flight_since=row.in_flight_since,
+        renewed_at=row.renewed_at,
+        has_tokens=row.tokens is not None,
+    )
