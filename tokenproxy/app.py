@@ -206,7 +206,8 @@ class App:
         """Read, validate, build beside, swap; a bad file changes nothing. Raises ``ConfigError``."""
         async with self._changing:
             try:
-                new = await asyncio.to_thread(configs.load, self.config.path, self._environ)
+                reading = configs.begin(self.config.path, self._environ)
+                new = await asyncio.to_thread(reading.result)
                 check_tls(new)
                 self._plane.swap(plane_settings(new))
             except TokenproxyError as error:
@@ -365,13 +366,19 @@ class OperatorFace:
 
 
 @asynccontextmanager
-async def operations(config: Config, *, environ: Mapping[str, str]) -> AsyncIterator[OperatorFace]:
-    """A running ``serve`` over its socket, else the store opened here, for as long as the block lasts."""
+async def operations(
+    config: Config, *, environ: Mapping[str, str], create: bool = True
+) -> AsyncIterator[OperatorFace]:
+    """
+    A running ``serve`` over its socket, else the store opened here, for as long as the block lasts.
+
+    ``create``: make store and key where there are none; a command that only looks leaves nothing behind.
+    """
     client = AdminClient(socket_path(config))
     try:
         await client.info()
     except NotRunningError:
-        async with _offline(config, environ) as face:
+        async with _offline(config, environ, create=create) as face:
             yield face
         return
     yield OperatorFace(
@@ -380,9 +387,14 @@ async def operations(config: Config, *, environ: Mapping[str, str]) -> AsyncIter
 
 
 @asynccontextmanager
-async def _offline(config: Config, environ: Mapping[str, str]) -> AsyncIterator[OperatorFace]:
+async def _offline(
+    config: Config, environ: Mapping[str, str], *, create: bool
+) -> AsyncIterator[OperatorFace]:
     metrics, clock = Metrics(), SystemClock()
-    store = await _open_store(config.store, environ, metrics)
+    if create or stores.store_exists(config.store.url):
+        store = await _open_store(config.store, environ, metrics)
+    else:
+        store = await stores.open_store("memory:", [])
     try:
         endpoint = Endpoint(_provider_tls)
         source = Source(
@@ -419,13 +431,6 @@ def socket_path(config: Config) -> Path:
 def new_key_file(path: Path) -> str:
     """Make a key file, 0600; gives the key's id. Raises ``StoreError``."""
     return stores.key_id(stores.parse_keys(stores.create_key_file(path))[0])
-
-
-def probe(address: str, timeout: float) -> tuple[bool, str]:
-    """Ask a health address without importing an HTTP client; (healthy, what it said)."""
-    from tokenproxy.admin.probe import probe as ask
-
-    return ask(address, timeout)
 
 
 async def rotate_keys(store: Store, settings: StoreSettings, environ: Mapping[str, str]) -> dict[str, Any]:

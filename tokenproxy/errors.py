@@ -10,6 +10,7 @@ What we raise on purpose, by who must act.
     │   └── SealError          no key of ours opens a row
     ├── NotRunningError        the operator: no ``serve`` to talk to     exit 6
     └── AccountError           why an account has no token to give       503 to the caller
+        ├── BadImportError             the operator handed in what is no token answer              exit 2
         ├── UnknownAccountError        the operator named one that the config does not have   exit 2
         ├── LoginRequiredError         a person must log in
         ├── MisconfiguredError         the operator must change the config
@@ -110,6 +111,11 @@ class AccountError(TokenproxyError):
             retry_after=self.retry_after,
             next_step=self.next_step,
         )
+
+
+class BadImportError(AccountError):
+    code = "bad_import"
+    exit_code = 2
 
 
 class UnknownAccountError(AccountError):

@@ -106,6 +106,17 @@ class Terminal:
         self.until(question)
         self.type(f"{text}\n")
 
+    def interrupted(self) -> Ended:
+        """Press Ctrl-C, again where it fell between Python's look at its signals and the read that blocks."""
+        deadline = time.monotonic() + PATIENCE
+        while self._process.poll() is None:
+            assert time.monotonic() < deadline, f"never ended:\n{self.shown}"
+            self.type("\x03")
+            pause = time.monotonic() + 1.0
+            while self._process.poll() is None and time.monotonic() < pause:
+                self._more(0.05)
+        return self.ended()
+
     def ended(self) -> Ended:
         deadline = time.monotonic() + PATIENCE
         while self._process.poll() is None:

@@ -30,36 +30,36 @@ async def test_the_life_of_an_account(setup: Setup, *, running: bool) -> None:
 
 
 async def _life(setup: Setup, *, running: bool) -> None:
-    empty = await setup.run("status")
+    empty = await setup.process("status")
     assert empty.code == 3
     assert "✗ not logged in" in empty.out
     assert f"To fix books:  tokenproxy import books --config {setup.config} < answer.json" in empty.out
     assert ("serve is not running" in empty.err) is not running
 
-    imported = await setup.run("import", "books", given=json.dumps(setup.provider.new_grant()))
+    imported = await setup.process("import", "books", given=json.dumps(setup.provider.new_grant()))
     assert imported.code == 0
     assert "✓ books: tokens imported" in imported.out
     assert ("tokenproxy serve" in imported.out) is not running
 
-    good = await setup.run("status", "books")
+    good = await setup.process("status", "books")
     assert good.code == 0
     assert "✓ ok" in good.out
 
-    renewed = await setup.run("refresh", "books")
+    renewed = await setup.process("refresh", "books")
     assert renewed.code == 0
     assert "renewed, generation 2" in renewed.out
     assert ", was " in renewed.out
     assert setup.provider.refreshes == 1
 
-    answer = json.loads((await setup.run("status", "--json")).out)
+    answer = json.loads((await setup.process("status", "--json")).out)
     assert answer["running"] is running
     assert [each["generation"] for each in answer["accounts"]] == [2]
 
-    gone = await setup.run("logout", "books")
+    gone = await setup.process("logout", "books")
     assert gone.code == 0
     assert "logged out" in gone.out
-    assert (await setup.run("status", "books")).code == 3
-    assert (await setup.run("refresh", "books")).code == 3
+    assert (await setup.process("status", "books")).code == 3
+    assert (await setup.process("refresh", "books")).code == 3
     assert not setup.provider.complaints
 
 
@@ -84,6 +84,33 @@ async def test_a_refused_grant_is_3_and_a_provider_that_is_down_is_4(setup: Setu
     assert "Next:  tokenproxy import books" in refused.err
     assert ended.code == 3
     assert "✗ login required" in ended.out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_in_the_middle_of_a_refresh_loses_no_rotated_token(
+    setup: Setup, number: signal.Signals
+) -> None:
+    """The provider has spent the old one already: the only thing worth doing is to wait for its answer and store it."""
+    await setup.run("import", "books", given=json.dumps(setup.provider.new_grant()))
+    setup.provider.hold, setup.provider.gate = "after", asyncio.Event()
+    process = await asyncio.create_subprocess_exec(
+        *command_line(["refresh", "books", "--config", str(setup.config)]),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
+    )
+    await setup.provider.refreshed()
+    process.send_signal(number)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(process.wait()), 0.5)
+    setup.provider.gate.set()
+    _, err = await process.communicate()
+    again = await setup.run("refresh", "books", "--json")
+
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert json.loads(again.out)["generation"] == 3
+    assert setup.provider.reuses == setup.provider.replays == 0
 
 
 async def test_rebind_is_the_explicit_word(setup: Setup) -> None:
@@ -172,8 +199,7 @@ async def test_ctrl_c_while_import_waits_is_130_and_gives_the_echo_back(setup: S
     def person() -> None:
         with terminal("import", "books", "--config", str(setup.config)) as screen:
             screen.until("Ctrl-C stops.")
-            screen.type("\x03")
-            ended = screen.ended()
+            ended = screen.interrupted()
             assert termios.tcgetattr(screen.screen)[3] & termios.ECHO
         assert ended.code == 130
         assert "Traceback" not in ended.out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.program import run
+from tests.cli.conftest import Here
 from tokenproxy import config
 
 GOOD = """\
@@ -34,10 +34,10 @@ acount = "crm"
 """
 
 
-def test_every_problem_stands_on_a_line_of_its_own(tmp_path: Path) -> None:
+def test_every_problem_stands_on_a_line_of_its_own(tmp_path: Path, here: Here) -> None:
     """One run is enough to mend the file; keys, sentences and lines stand in columns."""
     (tmp_path / "config.toml").write_text(BAD)
-    ended = run("check", cwd=tmp_path)
+    ended = here("check")
     lines = ended.out.splitlines()
 
     assert ended.code == 2
@@ -51,9 +51,9 @@ def test_every_problem_stands_on_a_line_of_its_own(tmp_path: Path) -> None:
     assert len(starts) == 1
 
 
-def test_other_commands_tell_the_same_problems_as_an_error(tmp_path: Path) -> None:
+def test_other_commands_tell_the_same_problems_as_an_error(tmp_path: Path, here: Here) -> None:
     (tmp_path / "config.toml").write_text(BAD)
-    ended = run("serve", cwd=tmp_path)
+    ended = here("serve")
 
     assert ended.code == 2
     assert ended.out == ""
@@ -61,11 +61,11 @@ def test_other_commands_tell_the_same_problems_as_an_error(tmp_path: Path) -> No
     assert ended.err.splitlines()[-1] == "Next:  correct it, then: tokenproxy check"
 
 
-def test_a_program_may_read_the_problems(tmp_path: Path) -> None:
+def test_a_program_may_read_the_problems(tmp_path: Path, here: Here) -> None:
     (tmp_path / "config.toml").write_text(BAD)
-    bad = json.loads(run("check", "--json", cwd=tmp_path).out)
+    bad = json.loads(here("check", "--json").out)
     (tmp_path / "config.toml").write_text(GOOD)
-    good = run("check", "--json", cwd=tmp_path, env=ENV)
+    good = here("check", "--json", env=ENV)
 
     assert not bad["ok"]
     assert {"path", "message", "line"} == set(bad["problems"][0])
@@ -73,9 +73,9 @@ def test_a_program_may_read_the_problems(tmp_path: Path) -> None:
     assert json.loads(good.out) == {"config": "config.toml", "ok": True, "problems": [], "warnings": []}
 
 
-def test_a_good_config_shows_where_apps_should_point(tmp_path: Path) -> None:
+def test_a_good_config_shows_where_apps_should_point(tmp_path: Path, here: Here) -> None:
     (tmp_path / "config.toml").write_text(GOOD)
-    ended = run("check", cwd=tmp_path, env=ENV)
+    ended = here("check", env=ENV)
 
     assert ended.code == 0
     assert "✓ config.toml   1 account, 1 route" in ended.out
@@ -84,12 +84,12 @@ def test_a_good_config_shows_where_apps_should_point(tmp_path: Path) -> None:
     assert not (tmp_path / "tokenproxy.key").exists()
 
 
-def test_warnings_are_told_and_are_no_failure(tmp_path: Path) -> None:
+def test_warnings_are_told_and_are_no_failure(tmp_path: Path, here: Here) -> None:
     secret = tmp_path / "crm.secret"
     secret.write_text("planted-secret-0123")
     secret.chmod(0o644)
     (tmp_path / "config.toml").write_text(GOOD.replace("env:CRM_SECRET", "file:crm.secret"))
-    ended = run("check", cwd=tmp_path)
+    ended = here("check")
 
     assert ended.code == 0
     assert "! 1 warning" in ended.out
@@ -101,7 +101,7 @@ def test_warnings_are_told_and_are_no_failure(tmp_path: Path) -> None:
     [(None, "is there, but its key"), ("not base64!", "is not base64"), ("c2hvcnQ=", "5 bytes")],
 )
 def test_a_key_that_will_not_open_the_store_is_found_before_serve_is(
-    key: str | None, says: str, tmp_path: Path
+    key: str | None, says: str, tmp_path: Path, here: Here
 ) -> None:
     """The restart at night would be the wrong moment to learn it."""
     (tmp_path / "config.toml").write_text(GOOD)
@@ -109,37 +109,37 @@ def test_a_key_that_will_not_open_the_store_is_found_before_serve_is(
     if key is not None:
         (tmp_path / "tokenproxy.key").touch(mode=0o600)
         (tmp_path / "tokenproxy.key").write_text(key)
-    ended = run("check", cwd=tmp_path, env=ENV)
+    ended = here("check", env=ENV)
 
     assert ended.code == 2
     assert says in ended.out
     assert key is None or key not in ended.out
 
 
-def test_a_certificate_that_is_none_is_found(tmp_path: Path) -> None:
+def test_a_certificate_that_is_none_is_found(tmp_path: Path, here: Here) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     (tmp_path / "config.toml").write_text(f'{GOOD}tls = {{ ca_file = "ca.pem" }}\n')
-    ended = run("check", cwd=tmp_path, env=ENV)
+    ended = here("check", env=ENV)
 
     assert ended.code == 2
     assert "routes.crm.tls" in ended.out
 
 
-def test_every_preset_can_be_pasted_into_a_config() -> None:
+def test_every_preset_can_be_pasted_into_a_config(here: Here) -> None:
     """What is printed is the preset, all of it, as TOML."""
     for name, preset in config.presets().items():
-        printed = run("presets", name).out
+        printed = here("presets", name).out
 
         assert tomllib.loads(printed) == {"providers": {name: dict(preset.raw)}}
 
 
-def test_presets_are_listed_with_what_an_account_must_fill_in() -> None:
-    ended = run("presets")
+def test_presets_are_listed_with_what_an_account_must_fill_in(here: Here) -> None:
+    ended = here("presets")
 
     row = next(line for line in ended.out.splitlines() if line.startswith("perscom "))
     assert "dashboard" in row
-    assert {each["name"] for each in json.loads(run("presets", "--json").out)["presets"]} == set(
+    assert {each["name"] for each in json.loads(here("presets", "--json").out)["presets"]} == set(
         config.presets()
     )
-    assert "vars = { dashboard" in run("presets", "perscom").err
-    assert run("presets", "nobody").code == 2
+    assert "vars = { dashboard" in here("presets", "perscom").err
+    assert here("presets", "nobody").code == 2

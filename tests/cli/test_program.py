@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.cli.conftest import Here
 from tests.cli.program import environment, run
 from tokenproxy import __version__
 from tokenproxy.cli import root
@@ -62,7 +63,7 @@ def test_completion_knows_commands_accounts_and_presets(tmp_path: Path) -> None:
             cwd=tmp_path,
             env={"_TOKENPROXY_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)},
         )  # fmt: skip
-        return [each.partition(",")[2] for each in ended.out.splitlines()]
+        return [each.partition(",")[2] for each in ended.out.split()]
 
     assert completed("tokenproxy re") == ["refresh", "rebind", "reload"]
     assert completed("tokenproxy lo") == ["logout"]
@@ -74,8 +75,8 @@ def test_completion_knows_commands_accounts_and_presets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts_call_the_program(shell: str) -> None:
-    ended = run("completion", shell)
+def test_completion_scripts_call_the_program(shell: str, here: Here) -> None:
+    ended = here("completion", shell)
 
     assert ended.code == 0
     assert f"_TOKENPROXY_COMPLETE={shell}_complete" in ended.out
@@ -97,9 +98,9 @@ def test_completion_scripts_call_the_program(shell: str) -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_on_the_line_is_a_sentence_and_a_next_step(
-    words: tuple[str, ...], says: str, step: str, tmp_path: Path
+    words: tuple[str, ...], says: str, step: str, here: Here
 ) -> None:
-    ended = run(*words, cwd=tmp_path)
+    ended = here(*words)
     first, second = ended.err.splitlines()
 
     assert ended.code == 2
@@ -116,19 +117,22 @@ def test_without_a_command_there_is_help() -> None:
     assert "tokenproxy demo" in ended.err
 
 
-def test_the_config_comes_from_the_option_else_the_environment_else_the_folder(tmp_path: Path) -> None:
+def test_the_config_comes_from_the_option_else_the_environment_else_the_folder(
+    tmp_path: Path, here: Here
+) -> None:
     for name in ("config.toml", "b.toml", "c.toml"):
+        (tmp_path / name).touch(mode=0o600)
         (tmp_path / name).write_text(CONFIG)
     env = {"TOKENPROXY_CONFIG": "b.toml"}
 
-    assert run("check", cwd=tmp_path).out.startswith("✓ config.toml ")
-    assert run("check", cwd=tmp_path, env=env).out.startswith("✓ b.toml ")
-    assert run("check", "--config", "c.toml", cwd=tmp_path, env=env).out.startswith("✓ c.toml ")
-    assert run("check", cwd=tmp_path, env={"TOKENPROXY_QUIET": "1"}).out == ""
-    assert run("check", cwd=tmp_path, env={"TOKENPROXY_JSON": "1"}).out.startswith("{")
+    assert here("check").out.startswith("✓ config.toml ")
+    assert here("check", env=env).out.startswith("✓ b.toml ")
+    assert here("check", "--config", "c.toml", env=env).out.startswith("✓ c.toml ")
+    assert here("check", env={"TOKENPROXY_QUIET": "1"}).out == ""
+    assert here("check", env={"TOKENPROXY_JSON": "1"}).out.startswith("{")
 
 
-def test_what_a_cluster_sets_for_a_service_of_our_name_is_no_option(tmp_path: Path) -> None:
+def test_what_a_cluster_sets_for_a_service_of_our_name_is_no_option(tmp_path: Path, here: Here) -> None:
     """Kubernetes gives every pod TOKENPROXY_PORT=tcp://... where a service is called tokenproxy."""
     (tmp_path / "config.toml").write_text(CONFIG)
     env = {
@@ -137,7 +141,7 @@ def test_what_a_cluster_sets_for_a_service_of_our_name_is_no_option(tmp_path: Pa
         "TOKENPROXY_VERSION": "1",
     }
 
-    assert run("check", cwd=tmp_path, env=env).code == 0
+    assert here("check", env=env).code == 0
 
 
 @pytest.mark.parametrize("verbose", [False, True])

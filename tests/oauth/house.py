@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-from tests.simulators import Changes, DeskeraProvider, FakeClock, PlainProvider
+from tests.simulators import Changes, FakeClock, PlainProvider
 from tests.simulators import Provider as Simulator
 from tokenproxy.config import presets
 from tokenproxy.core.interfaces import Record, Store
@@ -130,7 +130,7 @@ class House:
         self._stack.push_async_callback(endpoint.close)
         self.source = Source(
             self.accounts,
-            store=cast(Store, self.store),
+            store=cast("Store", self.store),
             endpoint=endpoint,
             clock=self.clock,
             metrics=self.metrics,
@@ -140,7 +140,7 @@ class House:
         )
         self._stack.push_async_callback(self.source.close)
         self.operator = OperatorAccounts(
-            self.source, store=cast(Store, self.store), clock=self.clock, accounts=lambda: self.accounts
+            self.source, store=cast("Store", self.store), clock=self.clock, accounts=lambda: self.accounts
         )
         if self._start:
             await self.source.start()
@@ -205,5 +205,9 @@ class House:
         return tokens
 
 
-def deskera() -> DeskeraProvider:
-    return DeskeraProvider(clock=FakeClock())
+async def renewed(house: House, rejected: TokenSet) -> TokenSet:
+    """What a request gets whose token an upstream refused, and rightly so."""
+    house.simulator.revoke_access(rejected.access_token)
+    outcome = await house.source.renew("books", rejected, route=ROUTE)
+    assert isinstance(outcome, TokenSet)
+    return outcome

@@ -372,7 +372,7 @@ class Caller:
 def reset(writer: asyncio.StreamWriter) -> None:
     """Without the option, an abort is an ordinary close on the wire."""
     held = writer.get_extra_info("socket")
-    if held.family != socket.AF_UNIX and held.fileno() >= 0:
+    if held is not None and held.family != socket.AF_UNIX and held.fileno() >= 0:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 

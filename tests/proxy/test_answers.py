@@ -79,7 +79,9 @@ async def test_a_head_answer_with_a_body_spoils_nothing() -> None:
     """Its bytes are never the next answer (RFC 9112 section 6.3); the connection is dropped."""
     async with stage() as s:
         caller = await s.caller()
-        s.upstream.script = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+        s.upstream.script = (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+        )
         assert (await caller.get(method=b"HEAD")).status == 200
         s.upstream.script = ok(b"good")
         assert (await caller.get()).body == b"good"
@@ -89,7 +91,8 @@ async def test_a_head_answer_with_a_body_spoils_nothing() -> None:
     "answer",
     [
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(b"one", b"two", b"three"),
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: CHUNKED\r\n\r\n" + chunked(b"onetwothree", trailer=b"X: y\r\n"),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: CHUNKED\r\n\r\n"
+        + chunked(b"onetwothree", trailer=b"X: y\r\n"),
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;ext=1\r\none\r\n8\r\ntwothree\r\n0\r\n\r\n",
     ],
 )

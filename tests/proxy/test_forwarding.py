@@ -175,7 +175,14 @@ async def test_the_account_may_come_from_a_header_that_goes_no_further() -> None
 
 @pytest.mark.parametrize(
     "fields",
-    [(), (b"X-User: a/b",), (b"X-User: {x}",), (b"X-User:",), (b"X-User: anna", b"X-User: ben"), (b"X-User: eve",)],
+    [
+        (),
+        (b"X-User: a/b",),
+        (b"X-User: {x}",),
+        (b"X-User:",),
+        (b"X-User: anna", b"X-User: ben"),
+        (b"X-User: eve",),
+    ],
 )
 async def test_an_unknown_person_gets_503_and_leaves_nothing(fields: tuple[bytes, ...]) -> None:
     """Names come from callers: kept state per name would let them fill the memory."""

@@ -194,7 +194,9 @@ async def test_small_chunks_are_no_attack() -> None:
 @pytest.mark.parametrize(
     "trailer", [b"Authorization: Bearer stolen", b"X-User: eve", b"Host: evil.example", b"Upgrade: websocket"]
 )
-async def test_a_trailer_does_not_become_a_field_of_the_next_request(trailer: bytes, *, at_once: bool) -> None:
+async def test_a_trailer_does_not_become_a_field_of_the_next_request(
+    trailer: bytes, *, at_once: bool
+) -> None:
     """The parser keeps the last trailer line and puts it before the next message's fields (RFC 9110 section 6.5.1)."""
     async with stage() as s:
         caller = await s.caller()
@@ -254,7 +256,15 @@ async def test_a_target_that_is_too_long_is_431() -> None:
 
 @pytest.mark.parametrize(
     "host",
-    [b"localhost", b"LOCALHOST:80", b"127.0.0.1", b"127.9.8.7:1", b"[::1]:8080", b"proxy.internal", b"roster.local:1"],
+    [
+        b"localhost",
+        b"LOCALHOST:80",
+        b"127.0.0.1",
+        b"127.9.8.7:1",
+        b"[::1]:8080",
+        b"proxy.internal",
+        b"roster.local:1",
+    ],
 )
 async def test_our_own_names_are_let_in(host: bytes) -> None:
     def routes(port: int) -> list[object]:
@@ -281,7 +291,10 @@ async def test_our_own_names_are_let_in(host: bytes) -> None:
 async def test_foreign_names_are_refused(host: bytes) -> None:
     """DNS rebinding: a page's own name that points at 127.0.0.1 (Ollama, CVE-2024-28224)."""
     async with stage(hosts=frozenset({"proxy.internal"})) as s:
-        for data in (get(b"Host: " + host), head(b"GET http://" + host + b"/books/x HTTP/1.1", b"Host: localhost")):
+        for data in (
+            get(b"Host: " + host),
+            head(b"GET http://" + host + b"/books/x HTTP/1.1", b"Host: localhost"),
+        ):
             caller = await s.caller()
             await caller.send(data)
             answer = await caller.answer()

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from tokenproxy.errors import (
     AccountError,
+    BadImportError,
     ConfigError,
     LoginRequiredError,
     MisconfiguredError,
@@ -35,6 +36,7 @@ class Answer:
 
 
 ANSWERS: Final[Mapping[type[TokenproxyError], Answer]] = {
+    BadImportError: Answer(422, "bad_import", "not a token answer"),
     UnknownAccountError: Answer(404, "unknown_account", "unknown account"),
     LoginRequiredError: Answer(409, "login_required", "login required"),
     MisconfiguredError: Answer(409, "misconfigured", "misconfigured"),

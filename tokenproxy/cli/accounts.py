@@ -128,7 +128,7 @@ def refresh(call: Call, *, account: str) -> None:
         before = await face.accounts.status(account)
         return before, await face.accounts.refresh(account)
 
-    before, after = operate(call, work)
+    before, after = operate(call, work, create=False)
     if call.json:
         call.out.json(after)
         return
@@ -149,7 +149,7 @@ def logout(call: Call, *, account: str) -> None:
         before = await face.accounts.status(account)
         return before, await face.accounts.logout(account)
 
-    before, after = operate(call, work)
+    before, after = operate(call, work, create=False)
     if call.json:
         call.out.json(after)
         return
@@ -174,7 +174,7 @@ def rebind(call: Call, *, account: str) -> None:
         status = await face.accounts.rebind(account)
         return status, config.accounts[account.partition("/")[0]].bound_to
 
-    status, bound_to = operate(call, work)
+    status, bound_to = operate(call, work, create=False)
     if call.json:
         call.out.json(status)
         return
@@ -243,7 +243,7 @@ def _read(call: Call, account: str | None) -> tuple[bool, list[Status]]:
             return face.running, [await face.accounts.status(account)]
         return face.running, list(await face.accounts.statuses())
 
-    return operate(call, work)
+    return operate(call, work, create=False)
 
 
 def _show(call: Call, account: str | None, found: Sequence[Status], *, running: bool) -> None:

@@ -174,8 +174,8 @@ def quiet_log(*, verbose: bool) -> None:
         logging.getLogger().addHandler(logging.NullHandler())  # else Python prints warnings bare
 
 
-def operate(call: Call, work: Callable[[Config, OperatorFace], Awaitable[T]]) -> T:
-    """Do ``work`` with the running ``serve``, or with the store where there is none."""
+def operate(call: Call, work: Callable[[Config, OperatorFace], Awaitable[T]], *, create: bool = True) -> T:
+    """Do ``work`` with the running ``serve``, or with the store where there is none; see ``app.operations``."""
     import asyncio
 
     from tokenproxy import app
@@ -186,12 +186,27 @@ def operate(call: Call, work: Callable[[Config, OperatorFace], Awaitable[T]]) ->
     had_key = key is None or key.exists()
 
     async def working() -> T:
-        async with app.operations(config, environ=os.environ) as face:
+        _end_gently_on_sigterm()
+        async with app.operations(config, environ=os.environ, create=create) as face:
             if key is not None and not had_key and key.exists():
                 call.out.note(f"wrote  {shown(key)}   {KEEP_A_COPY}")
             return await work(config, face)
 
-    return asyncio.run(working())
+    try:
+        return asyncio.run(working())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def _end_gently_on_sigterm() -> None:
+    """As Ctrl-C does it: a renewal that was sent is waited for, and its rotated token stored, before we end."""
+    import asyncio
+    import signal
+    import threading
+
+    task = asyncio.current_task()
+    if task is not None and threading.current_thread() is threading.main_thread():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 KEEP_A_COPY: Final = "mode 0600. Keep a copy: without it stored logins cannot be opened."

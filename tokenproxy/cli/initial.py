@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sys
@@ -41,6 +42,8 @@ class Answers:
     secret: str | None = field(default=None, repr=False)
     """The secret itself, typed in by a person; goes into a file of its own."""
     vars: Mapping[str, str] = field(default_factory=dict)
+    urls: Mapping[str, str] = field(default_factory=dict)
+    """``token_url`` and ``authorize_url`` of a provider that is no preset; an empty one is left out."""
 
 
 @command("init")
@@ -101,9 +104,12 @@ def init(
     if given.provider is not None and given.provider not in presets:
         raise UnusableError(f'there is no preset "{given.provider}"', next_step="tokenproxy presets")
     asking = not yes and sys.stdin.isatty()
+    if given.provider or not asking:
+        _refuse_wrong(given)
     answers = (
         _asked(call, given, presets) if asking else replace(given, name=given.name or given.provider or "api")
     )
+    _refuse_wrong(answers)
     _write_all(call, answers, force=force)
 
 
@@ -114,6 +120,13 @@ def _source(text: str | None) -> str | None:
             next_step="tokenproxy init --client-secret file:client.secret ...",
         )
     return text
+
+
+def _refuse_wrong(answers: Answers) -> None:
+    """Of options: there is no file yet whose lines could be named."""
+    if wrong := _problems(answers):
+        told = "; ".join(f"{each.path.rpartition('.')[2]}: {each.message}" for each in wrong)
+        raise UnusableError(told, next_step="tokenproxy init --help")
 
 
 def _vars(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -144,6 +157,8 @@ def _asked(call: Call, given: Answers, presets: Mapping[str, PresetInfo]) -> Ans
     for key in info.vars if info else ():
         if key not in answers.vars:
             answers = _ask_var(answers, key, info)
+    for key, question in _ADDRESSES.items() if info is None else ():
+        answers = _ask_url(answers, key, question)
     if not answers.client_id:
         answers = _ask("Client id:", answers, "client_id", "accounts.{name}.client_id")
     if answers.client_secret is None and _needs_secret(info):
@@ -197,6 +212,22 @@ def _ask(question: str, answers: Answers, attribute: str, path: str) -> Answers:
         click.echo(f"  {wrong}", err=True)
 
 
+_ADDRESSES: Final = {
+    "token_url": "Where it gives out and renews tokens:",
+    "authorize_url": "Where a person logs in (empty: not known yet):",
+}
+
+
+def _ask_url(answers: Answers, key: str, question: str) -> Answers:
+    while True:
+        url: str = _prompt(question, default="" if key == "authorize_url" else None)
+        told = replace(answers, urls={**answers.urls, key: url})
+        wrong = _wrong(told, f"providers.{told.name}.{key}") if url else None
+        if wrong is None:
+            return told
+        click.echo(f"  {wrong}", err=True)
+
+
 def _ask_secret(answers: Answers, *, own: bool) -> str | None:
     empty = "empty for a public client" if own else f"empty: you put it into {answers.name}.secret later"
     given: str = _prompt(f"Client secret ({empty}):", default="", hidden=True)
@@ -240,7 +271,7 @@ def _problems(answers: Answers) -> list[Problem]:
 def _text(answers: Answers) -> str:
     from tokenproxy import config
 
-    return config.starter(
+    text = config.starter(
         provider=answers.provider,
         name=answers.name,
         upstream=answers.upstream,
@@ -248,6 +279,10 @@ def _text(answers: Answers) -> str:
         client_secret=answers.client_secret,
         vars=answers.vars,
     )
+    for key, url in answers.urls.items():
+        line = f"{key} = {json.dumps(url)}\n" if url else ""
+        text = re.sub(rf"(?m)^{key} = .*\n", line.replace("\\", r"\\"), text)
+    return text
 
 
 def _write_all(call: Call, answers: Answers, *, force: bool) -> None:
@@ -256,9 +291,6 @@ def _write_all(call: Call, answers: Answers, *, force: bool) -> None:
     secret_file = folder / f"{answers.name}.secret"
     if answers.secret is not None:
         answers = replace(answers, client_secret=f"file:{secret_file.name}")
-    if wrong := _problems(answers):  # of options: there is no file yet whose lines could be named
-        told = "; ".join(f"{each.path.rpartition('.')[2]}: {each.message}" for each in wrong)
-        raise UnusableError(told, next_step="tokenproxy init --help")
     text = _text(answers)
     rows = []
     with _explained(folder):
@@ -309,18 +341,22 @@ def _next(call: Call, answers: Answers, text: str, folder: Path) -> list[str]:
 
 def _create(path: Path, text: str, *, force: bool) -> None:
     """With mode 0600, whole or not at all; ``FileExistsError`` unless ``force``."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    if force:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    else:
+        descriptor, name = (
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600),
+            str(path),
+        )
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        if force:
-            Path(name).replace(path)
-        else:
-            os.link(name, path)  # unlike a rename, this never takes another file's place
-    finally:
+        Path(name).replace(path)
+    except BaseException:
         Path(name).unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
@@ -329,7 +365,7 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except FileExistsError as error:
         raise UnusableError(
-            f"{shown(Path(error.filename2 or error.filename))} is there already and was not changed",
+            f"{shown(Path(error.filename))} is there already and was not changed",
             next_step="move it away, or init with --force",
         ) from error
     except OSError as error:

@@ -13,7 +13,7 @@ import click
 from tokenproxy import __version__
 from tokenproxy.cli import peek
 from tokenproxy.cli.accounts import NEEDS_LOGIN, STATES, local_now
-from tokenproxy.cli.command import Call, command, load, operate, shown
+from tokenproxy.cli.command import Call, command, operate, shown
 from tokenproxy.cli.present import Printer, counted, moment, table, when
 from tokenproxy.errors import ConfigError, Problem, TokenproxyError
 
@@ -37,9 +37,12 @@ def serve(call: Call) -> None:
 
     SIGHUP reads the config again. On the first signal to end, requests under way are finished first (deadlines.drain); a second signal cuts them off.
     """
+    from tokenproxy import config as configs
+
+    reading = configs.begin(call.config, os.environ)  # in a child, while this process imports the rest
     from tokenproxy import app, log
 
-    config = load(call)
+    config = reading.result()
     level = "debug" if call.verbose else config.log.level
     handler = log.setup(level, config.log.format)
     tell = not call.out.quiet and _for_people(config)
@@ -94,11 +97,9 @@ def start_lines(
         for route in config.routes
     ]
     pages = "status page, /metrics, /healthz"
-    rows.append(("admin", f"http://{_reachable(addresses['admin'])}", "", pages, ""))
+    rows.append(("admin", _page(addresses["admin"]), "", pages, ""))
     if "metrics" in addresses:
-        rows.append(
-            ("metrics", f"http://{_reachable(addresses['metrics'])}", "", "/metrics, /healthz, /readyz", "")
-        )
+        rows.append(("metrics", _page(addresses["metrics"]), "", "/metrics, /healthz, /readyz", ""))
     lines.append(table(rows, indent="  "))
     lines += _needed(statuses)
     if config.routes:
@@ -128,6 +129,10 @@ def target_of(route: Route) -> str:
     """Without the port where it is the scheme's own."""
     upstream = route.upstream
     return f"{upstream.scheme}://{upstream.authority}{upstream.path}"
+
+
+def _page(address: str) -> str:
+    return address if address.startswith("unix:") else f"http://{_reachable(address)}"
 
 
 def _reachable(address: str) -> str:

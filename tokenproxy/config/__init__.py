@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from tokenproxy.config.secrets import SecretError, read_keys, resolve
 from tokenproxy.config.starter import starter
@@ -19,6 +20,9 @@ from tokenproxy.config.values import (
     StoreSettings,
 )
 
+if TYPE_CHECKING:
+    from tokenproxy.config.apart import Reading
+
 __all__ = [
     "Admin",
     "Config",
@@ -29,6 +33,7 @@ __all__ = [
     "SecretError",
     "Server",
     "StoreSettings",
+    "begin",
     "load",
     "parse",
     "presets",
@@ -50,6 +55,13 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     from tokenproxy.config import reader
 
     return reader.load(path, environ)
+
+
+def begin(path: Path, environ: Mapping[str, str]) -> Reading:
+    """``load`` in a process of its own, which ends with ``result``: what it needed is not kept in memory here."""
+    from tokenproxy.config.apart import Reading
+
+    return Reading(path, environ)
 
 
 def parse(text: str, *, source: str, base: Path, environ: Mapping[str, str]) -> Config:

@@ -10,7 +10,8 @@ from tokenproxy.core.account import Reason, Standing, State
 from tokenproxy.core.interfaces import Clock, Store, Summary
 from tokenproxy.core.provider import Account, table_of
 from tokenproxy.core.replies import read_import
-from tokenproxy.errors import AccountError, StoreError, StoreUnavailableError, UnknownAccountError
+from tokenproxy.core.routes import valid_sub
+from tokenproxy.errors import BadImportError, StoreError, StoreUnavailableError, UnknownAccountError
 from tokenproxy.oauth.refusals import next_step, sentence
 from tokenproxy.oauth.source import Source
 
@@ -43,7 +44,7 @@ class OperatorAccounts:
         spec = self._require(account)
         tokens = read_import(answer, provider=spec.provider, now=self._clock.now(), scope=spec.scope)
         if tokens is None:
-            raise AccountError(
+            raise BadImportError(
                 "that is neither a token answer nor a refresh token: give the provider's JSON answer as it came, "
                 "or the bare refresh token",
                 account=account,
@@ -79,10 +80,17 @@ class OperatorAccounts:
 
     def _require(self, account: str) -> Account:
         known = self._accounts()
-        spec = known.get(table_of(account))
+        table, slash, sub = account.partition("/")
+        spec = known.get(table)
         if spec is None:
             raise UnknownAccountError(
-                f"there is no account {table_of(account)} in the config; it has: {', '.join(sorted(known))}",
+                f"there is no account {table} in the config; it has: {', '.join(sorted(known))}",
+                account=account,
+                next_step="tokenproxy status",
+            )
+        if slash and not valid_sub(sub):
+            raise UnknownAccountError(
+                f"{account!r} cannot be a login of {table}: after the slash come 1 to 128 letters, digits or any of ._@-",
                 account=account,
                 next_step="tokenproxy status",
             )

@@ -29,6 +29,11 @@ class Unstored:
     standing: Standing
 
 
+def size_of(tokens: TokenSet) -> int:
+    """Roughly what an entry with these costs, in bytes."""
+    return len(tokens.access_token) + len(tokens.refresh_token or "") + 1024
+
+
 @dataclass(slots=True)
 class Hold:
     """No renewals after a 401 of one route until ``until`` (monotonic seconds)."""
@@ -49,7 +54,6 @@ class Entry:
     __slots__ = (
         "account",
         "bound_to",
-        "counted",
         "dead",
         "due_at",
         "fresh_until",
@@ -74,8 +78,6 @@ class Entry:
         self.bound_to = record.bound_to
         self.tokens = tokens
         self.standing = record.standing
-        self.counted = record.standing.state
-        """The state under which ``Source`` counts this account."""
         self.renewed_at = record.renewed_at
         self.in_doubt = record.in_flight_since is not None
         """A renewal was sent and its answer never came."""
@@ -100,6 +102,10 @@ class Entry:
         self.in_doubt = record.in_flight_since is not None
         self.dead, self.settled = False, record.previous is None
 
+    def bury(self) -> None:
+        """The access token is dead: from now on it is not given out, whatever its expiry says."""
+        self.dead, self.fresh_until = True, -math.inf
+
     @property
     def table(self) -> str:
         return table_of(self.name)
@@ -107,7 +113,7 @@ class Entry:
     @property
     def size(self) -> int:
         """Roughly, in bytes."""
-        return len(self.tokens.access_token) + len(self.tokens.refresh_token or "") + 1024
+        return size_of(self.tokens)
 
     @property
     def sendable(self) -> bool:

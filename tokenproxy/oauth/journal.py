@@ -10,11 +10,14 @@ elsewhere.
 from __future__ import annotations
 
 import logging
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
+from itertools import takewhile
 from typing import Any, Final
+from urllib.parse import quote, quote_plus
 
 from tokenproxy import log
 from tokenproxy.core.account import Event, Reason, Standing, State, advance
@@ -37,6 +40,9 @@ from tokenproxy.oauth.refusals import next_step, refusal_of, sentence
 
 LEASE: Final = timedelta(seconds=30)
 """Twice the longest token call, so that nobody sends when another may have taken over (oauth2-proxy's 2 s lacks that)."""
+
+_RECOGNISED: Final = 8
+"""So many characters of a secret are one."""
 
 _log = logging.getLogger("tokenproxy.oauth")
 
@@ -130,7 +136,7 @@ class Journal:
             log.event(_log, "validate_failed", account=entry.name)
         else:
             entry.holds.clear()
-            entry.dead = True
+            entry.bury()
         return live
 
     async def _ask(self, entry: Entry, *, doubt: bool) -> tuple[int, Answer]:
@@ -160,7 +166,10 @@ class Journal:
         tokens = entry.tokens.succeeded_by(granted)
         now = self._clock.now()
         standing = advance(entry.standing, Event.RENEWED, now=now)
-        return await self._commit(entry, claim, tokens, standing)
+        outcome = await self._commit(entry, claim, tokens, standing)
+        if outcome is tokens:
+            entry.dead = False
+        return outcome
 
     async def _commit(self, entry: Entry, claim: Claim, tokens: TokenSet, standing: Standing) -> Outcome:
         spent = entry.tokens.refresh_token
@@ -179,7 +188,7 @@ class Journal:
         entry.tokens, entry.standing = tokens, standing
         entry.settled = previous is None
         entry.renewed_at = now
-        entry.in_doubt = entry.dead = False
+        entry.in_doubt = False
         return tokens
 
     async def _fail(self, entry: Entry, claim: Claim, failure: Failure, *, doubt: bool) -> Outcome:
@@ -299,9 +308,23 @@ def _fields(entry: Entry) -> dict[str, Any]:
 
 
 def without_secrets(text: str, entry: Entry) -> str:
-    """A provider's error text with everything taken out that we sent: some quote the request."""
-    held = entry.tokens
-    for secret in (held.refresh_token, held.access_token, entry.account.registration.client_secret):
-        if secret:
-            text = text.replace(secret, "…")
+    """A provider's error text with everything taken out that we sent: some quote the request, and we cut the quote."""
+    held, registration = entry.tokens, entry.account.registration
+    basic = b64encode(f"{registration.client_id}:{registration.client_secret}".encode()).decode()
+    for secret in (held.refresh_token, held.access_token, registration.client_secret, basic):
+        for spelling in {secret, quote(secret, safe=""), quote_plus(secret)} if secret else ():
+            text = _without(text, spelling)
+    return text
+
+
+def _without(text: str, secret: str) -> str:
+    """The text without the secret and without what begins like it: the end may be missing."""
+    start = secret[:_RECOGNISED]
+    at = text.find(start)
+    while at >= 0:
+        end = at + sum(
+            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text[at:], secret, strict=False))
+        )
+        text = f"{text[:at]}…{text[end:]}"
+        at = text.find(start, at)
     return text

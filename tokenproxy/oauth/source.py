@@ -13,13 +13,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 from tokenproxy import log
 from tokenproxy.core.account import Event, Reason, Standing, State, advance
 from tokenproxy.core.interfaces import Clock, KeepAnswer, Record, Store
 from tokenproxy.core.provider import Account, table_of
-from tokenproxy.core.schedule import backoff, margin
+from tokenproxy.core.schedule import MISCONFIGURED_PAUSE, backoff, margin
 from tokenproxy.core.settings import MIB, RenewPolicy
 from tokenproxy.core.tokens import Freshness, TokenSet
 from tokenproxy.errors import (
@@ -31,12 +31,21 @@ from tokenproxy.errors import (
 )
 from tokenproxy.metrics import AccountGauge, Metrics
 from tokenproxy.oauth.endpoint import Endpoint
-from tokenproxy.oauth.entry import Entry, Hold, Outcome
+from tokenproxy.oauth.entry import Entry, Hold, Outcome, Unstored, size_of
 from tokenproxy.oauth.journal import AskFirst, Journal
 from tokenproxy.oauth.refusals import next_step, refusal_of, sentence
 from tokenproxy.oauth.tasks import Tasks
 
 _log = logging.getLogger("tokenproxy.oauth")
+
+T = TypeVar("T")
+
+_SATISFIED: Final[Mapping[AskFirst, frozenset[KeepAnswer]]] = {
+    AskFirst.NOT: frozenset(),
+    AskFirst.RENEW_UNLESS_LIVE: frozenset({KeepAnswer.LIVE}),
+    AskFirst.RENEW_IF_DEAD: frozenset({KeepAnswer.LIVE, KeepAnswer.HELD}),
+}
+"""With which end of a renewal, short of new tokens, somebody is content who joined it."""
 
 RENEWAL_PATIENCE: Final = 20.0
 """Seconds that ``close`` waits for renewals that were sent; more than one token call may take."""
@@ -59,6 +68,7 @@ class Source:
     ) -> None:
         """``cache`` in bytes; ``jitter`` gives numbers from -1 to 1."""
         self._accounts = dict(accounts)
+        self._configured_at = clock.now()
         self._store = store
         self._clock = clock
         self._monotonic = clock.monotonic
@@ -69,9 +79,15 @@ class Source:
         self._journal = Journal(store=store, endpoint=endpoint, clock=clock, jitter=jitter)
         self._entries: dict[str, Entry] = {}
         self._size = 0
-        self._forgotten = 0
-        """Counts logouts, so that a load that began before one does not bring the tokens back."""
-        self._states: dict[str, Counter[State]] = {}
+        self._occupied: dict[str, asyncio.Task[Any]] = {}
+        """An import, a logout or a rebind under way, which no renewal may begin beside."""
+        self._changes = 0
+        """Counts them, so that a load that began before a logout does not bring the tokens back."""
+        self._states: dict[str, State] = {}
+        """Of every login in the store; ``_counts`` is the same by table."""
+        self._counts: dict[str, Counter[State]] = {}
+        self._unstored: dict[str, Entry] = {}
+        """Whose newest pair is in memory alone; it stays known here when the config drops the account."""
         self._slots = asyncio.Semaphore(self._policy.concurrent)
         self._tasks = Tasks()
         self._closing = asyncio.Event()
@@ -96,11 +112,11 @@ class Source:
         if freshness is Freshness.FRESH:
             return entry.tokens
         if freshness is Freshness.EXPIRED:
-            return await self._renewed_for_sending(entry)
+            return await self._renewed_anyway(entry, "on_demand")
         if entry.standing.state is State.LOGIN_REQUIRED or self._refusal(entry) is not None:
             return entry.tokens
         try:
-            return await self._renewed_for_sending(entry)
+            return await self._renewed_anyway(entry, "on_demand")
         except AccountError:
             if self._freshness(entry) is Freshness.EXPIRED:
                 raise
@@ -144,49 +160,31 @@ class Source:
         Waits for a renewal under way, so that neither result is lost to the other. Raises ``AccountError`` for an
         account that the config does not know, or ``StoreError``.
         """
-        spec = self._spec(account)
-        entry = await self._turn(account)
-        if entry is None:
-            return await self._adopt(spec, account, tokens)
-        adopted: TokenSet = await self._exclusively(
-            entry, self._adopt(spec, account, tokens), name=f"adopt {account}"
-        )
-        return adopted
+        self._spec(account)
+        return await self._alone(account, lambda: self._adopt(account, tokens), name=f"adopt {account}")
 
     async def refresh(self, account: str) -> TokenSet:
         """Renew now, whatever expiry, back-off and state say; the operator asked. Raises ``AccountError``."""
         entry = await self._entry(account)
         self._require_registration(entry)
-        outcome = await self._renewed(entry, "manual", anyway=True)
-        return outcome if isinstance(outcome, TokenSet) else entry.tokens
+        return await self._renewed_anyway(entry, "manual", refusal=False)
 
     async def forget(self, account: str) -> bool:
         """Drop the account's secrets everywhere; whether there were any. Raises ``StoreError``."""
         self._spec(account)
-        entry = await self._turn(account, load=False)
-        if entry is None:
-            return await self._forget(account)
-        found: bool = await self._exclusively(entry, self._forget(account), name=f"forget {account}")
-        return found
+        return await self._alone(account, lambda: self._forget(account), name=f"forget {account}")
 
     async def rebind(self, account: str) -> None:
         """Take the stored tokens as the configured registration's own. Raises ``AccountError``, ``StoreError``."""
-        spec = self._spec(account)
-        record = await self._store.load(account)
-        if record is None or record.tokens is None:
-            raise _not_logged_in(account)
-        standing = advance(record.standing, Event.REBOUND, now=self._clock.now())
-        await self._store.rebind(account, bound_to=spec.bound_to, standing=standing)
-        self._drop(account)
-        self._restate(account, record.standing.state, standing.state)
-        log.event(_log, "account_rebound", account=account)
+        self._spec(account)
+        await self._alone(account, lambda: self._rebind(account), name=f"rebind {account}")
 
     # -- what ``app`` asks ---------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Count the states of what is stored, and begin at once to repeat renewals that are in doubt."""
         for summary in await self._store.summaries():
-            self._restate(summary.account, None, summary.standing.state)
+            self._restate(summary.account, summary.standing.state)
         for account in await self._store.in_doubt():
             if table_of(account) in self._accounts:
                 self._tasks.start(self._recover(account), name=f"recover {account}")
@@ -200,12 +198,14 @@ class Source:
     def configure(self, accounts: Mapping[str, Account], policy: RenewPolicy) -> None:
         """A reload: later calls follow the new config; renewals under way end under the old one."""
         before, self._accounts, self._policy = self._accounts, dict(accounts), policy
+        self._configured_at = self._clock.now()
         for entry in list(self._entries.values()):
             spec = self._accounts.get(entry.table)
             if spec is None or spec.bound_to != entry.bound_to:
-                self._drop(entry.name)
+                self._drop(entry.name)  # a renewal under way still ends, where it began
                 continue
             entry.account = spec
+            self._check_registration(entry)
             if spec != before.get(entry.table):
                 self._stand(entry, advance(entry.standing, Event.CONFIG_CHANGED, now=self._clock.now()))
             self._schedule(entry)
@@ -213,14 +213,14 @@ class Source:
     def due(self, now: float) -> Iterator[Entry]:
         """Entries to be renewed in the background: used within the last lifetime, or in doubt."""
         for entry in self._entries.values():
-            if now >= entry.due_at and entry.renewal is None and entry.unstored is None:
+            if now >= entry.due_at and self._busy(entry.name) is None and entry.unstored is None:
                 lifetime = entry.tokens.lifetime
                 if entry.in_doubt or lifetime is None or now - entry.used_at <= lifetime.total_seconds():
                     yield entry
 
     def renew_due(self, entry: Entry) -> None:
         """Begin a background renewal, unless one runs or may not begin yet."""
-        if entry.renewal is not None or self._refusal(entry) is not None or not entry.sendable:
+        if self._busy(entry.name) is not None or self._refusal(entry) is not None or not entry.sendable:
             return
         self._begin(entry, "recovery" if entry.in_doubt else "due", AskFirst.NOT)
 
@@ -231,7 +231,7 @@ class Source:
     @property
     def unstored(self) -> int:
         """Token sets that a provider issued and the store has not taken; 0 is the only good value."""
-        return sum(entry.unstored is not None for entry in self._entries.values())
+        return len(self._unstored)
 
     def gauges(self) -> list[AccountGauge]:
         """One for each account of the config."""
@@ -274,34 +274,41 @@ class Source:
         return spec
 
     async def _entry(self, account: str) -> Entry:
-        """The login in memory, read from the store where it is not; an unknown one leaves nothing behind."""
-        entry = self._entries.get(account)
-        if entry is not None:
-            return entry
-        spec = self._spec(account)
+        """
+        The login in memory, once no import, logout or rebind of it runs; read from the store where it is not there.
+
+        An unknown login leaves nothing behind.
+        """
+        self._spec(account)
         while True:
-            forgotten = self._forgotten
-            try:
-                record = await self._store.load(account)
-            except StoreError as error:
-                raise StoreUnavailableError(
-                    f"the store cannot be read: {error.message}",
-                    account=account,
-                    reason=Reason.STORE_FAILED.value,
-                    retry_after=5.0,
-                    next_step=error.next_step,
-                ) from None
-            if forgotten == self._forgotten:
-                break
-        entry = self._entries.get(account)
-        if entry is not None:  # somebody else was quicker
-            return entry
-        if record is None or record.tokens is None:
-            raise _not_logged_in(account)
-        entry = Entry(spec, record, record.tokens)
-        self._check_registration(entry)
-        self._put(entry)
-        return entry
+            occupied = self._occupied.get(account)
+            if occupied is not None:
+                await asyncio.wait({occupied})
+                continue
+            entry = self._entries.get(account)
+            if entry is not None:
+                return entry
+            if account in self._unstored:  # what the store has is spent
+                raise _not_stored(account)
+            changes = self._changes
+            record = await self._load(account)
+            if account in self._entries or account in self._occupied or changes != self._changes:
+                continue  # the record may be older than what came meanwhile
+            if record is None or record.tokens is None:
+                raise _not_logged_in(account)
+            return self._put(record, record.tokens)
+
+    async def _load(self, account: str) -> Record | None:
+        try:
+            return await self._store.load(account)
+        except StoreError as error:
+            raise StoreUnavailableError(
+                f"the store cannot be read: {error.message}",
+                account=account,
+                reason=Reason.STORE_FAILED.value,
+                retry_after=5.0,
+                next_step=error.next_step,
+            ) from None
 
     def _check_registration(self, entry: Entry) -> None:
         """A token set is bound to the endpoint and the client that obtained it (design section 3)."""
@@ -319,18 +326,31 @@ class Source:
                 next_step=next_step(entry.name, entry.standing),
             )
 
+    def _end_old_pause(self, entry: Entry) -> None:
+        """A client registration that was refused under another config is worth trying again under this one."""
+        standing = entry.standing
+        if standing.state is not State.MISCONFIGURED or standing.retry_at is None:
+            return
+        if standing.retry_at - MISCONFIGURED_PAUSE < self._configured_at:
+            self._stand(entry, advance(standing, Event.CONFIG_CHANGED, now=self._clock.now()))
+
     def _require_registration(self, entry: Entry) -> None:
         if not entry.sendable:
             raise refusal_of(entry.name, entry.standing, self._clock.now()) or _not_logged_in(entry.name)
 
-    def _put(self, entry: Entry) -> None:
+    def _put(self, record: Record, tokens: TokenSet) -> Entry:
+        """Into memory, under the config as it is now: it may have changed while the store was at work."""
+        entry = Entry(self._spec(record.account), record, tokens)
         self._drop(entry.name)
+        self._restate(entry.name, entry.standing.state)
+        self._check_registration(entry)
+        self._end_old_pause(entry)
         self._schedule(entry)
         self._entries[entry.name] = entry
         self._size += entry.size
         _hide(entry.tokens)
-        if self._size > self._cache:
-            self._evict(entry)
+        self._evict(entry)
+        return entry
 
     def _drop(self, account: str) -> None:
         entry = self._entries.pop(account, None)
@@ -344,10 +364,13 @@ class Source:
 
         ``newest`` stays, however small the cache: whoever reads it now must find the others who wait for it.
         """
+        if self._size <= self._cache:
+            return
         for entry in sorted(self._entries.values(), key=lambda entry: entry.used_at):
             if self._size <= self._cache * 0.9:
                 return
-            if entry.renewal is None and entry.unstored is None and entry is not newest:
+            wanted = entry is newest or entry.waiters or entry.unstored is not None
+            if entry.renewal is None and not wanted:
                 self._drop(entry.name)
 
     def _schedule(self, entry: Entry) -> None:
@@ -361,13 +384,7 @@ class Source:
 
     def _refusal(self, entry: Entry) -> AccountError | None:
         if entry.unstored is not None:
-            return StoreUnavailableError(
-                f"the store has not taken the newest tokens of account {entry.name} yet",
-                account=entry.name,
-                reason=Reason.STORE_FAILED.value,
-                retry_after=5.0,
-                next_step="tokenproxy status",
-            )
+            return _not_stored(entry.name)
         return refusal_of(entry.name, entry.standing, self._clock.now())
 
     def _stand(self, entry: Entry, standing: Standing) -> None:
@@ -375,7 +392,7 @@ class Source:
         if standing == entry.standing:
             return
         entry.standing = standing
-        self._recount(entry)
+        self._restate(entry.name, standing.state)
         self._tasks.start(self._store_standing(entry.name, standing), name=f"stand {entry.name}")
 
     async def _store_standing(self, account: str, standing: Standing) -> None:
@@ -384,48 +401,48 @@ class Source:
         except StoreError as error:  # it is worked out anew at the next load
             log.event(_log, "store_failed", account=account, detail=error.message)
 
-    def _recount(self, entry: Entry) -> None:
-        self._restate(entry.name, entry.counted, entry.standing.state)
-        entry.counted = entry.standing.state
-
-    def _restate(self, account: str, before: State | None, after: State | None) -> None:
-        states = self._states.setdefault(table_of(account), Counter())
+    def _restate(self, account: str, state: State) -> None:
+        counts = self._counts.setdefault(table_of(account), Counter())
+        before = self._states.get(account)
         if before is not None:
-            states[before] -= 1
-        if after is not None:
-            states[after] += 1
+            counts[before] -= 1
+        counts[state] += 1
+        self._states[account] = state
 
     def _counted(self, table: str) -> Counter[State]:
-        counted = +self._states.get(table, Counter())
+        counted = +self._counts.get(table, Counter())
         return counted or Counter({State.NEW: 1})
 
     # -- renewals ------------------------------------------------------------------------------------------------
 
-    async def _renewed_for_sending(self, entry: Entry) -> TokenSet:
-        """The renewed token set; where a validate call says that an expired one lives, it is renewed all the same."""
-        outcome = await self._renewed(entry, "on_demand")
-        if outcome is KeepAnswer.LIVE and self._freshness(entry) is Freshness.EXPIRED:
-            outcome = await self._renewed(entry, "on_demand")
-        return outcome if isinstance(outcome, TokenSet) else entry.tokens
+    async def _renewed_anyway(self, entry: Entry, trigger: str, *, refusal: bool = True) -> TokenSet:
+        """A new token set, whatever a validate call would say; ``refusal`` off: whatever state and back-off say, too."""
+        return cast("TokenSet", await self._renewed(entry, trigger, AskFirst.NOT, refusal=refusal))
 
     async def _renewed(
-        self, entry: Entry, trigger: str, ask: AskFirst = AskFirst.NOT, *, anyway: bool = False
+        self, entry: Entry, trigger: str, ask: AskFirst, *, refusal: bool = True
     ) -> TokenSet | KeepAnswer:
-        """Join the renewal under way or begin one; leaving does not stop it."""
-        task = entry.renewal
-        if task is None:
-            refusal = None if anyway and entry.unstored is None else self._refusal(entry)
-            if refusal is not None:
-                raise refusal
-            task = self._begin(entry, trigger, ask)
-        entry.waiters += 1
-        try:
-            outcome = await asyncio.shield(task)
-        finally:
-            entry.waiters -= 1
-        if isinstance(outcome, AccountError):
-            raise outcome.again()
-        return outcome
+        """
+        Join the renewal under way or begin one; leaving does not stop it.
+
+        What the validate call said is an answer only to those who would have asked it; the others go on to renew.
+        """
+        while True:
+            task = entry.renewal
+            if task is None:
+                refused = self._refusal(entry) if refusal or entry.unstored is not None else None
+                if refused is not None:
+                    raise refused
+                task = self._begin(entry, trigger, ask)
+            entry.waiters += 1
+            try:
+                outcome = await asyncio.shield(task)
+            finally:
+                entry.waiters -= 1
+            if isinstance(outcome, AccountError):
+                raise outcome.again()
+            if isinstance(outcome, TokenSet) or outcome in _SATISFIED[ask]:
+                return outcome
 
     def _begin(self, entry: Entry, trigger: str, ask: AskFirst) -> asyncio.Task[Outcome]:
         work = self._renew(entry, trigger, ask)
@@ -435,25 +452,33 @@ class Source:
     async def _renew(self, entry: Entry, trigger: str, ask: AskFirst) -> Outcome:
         """The renewal's own task: what it leads to is in the store and in memory before anybody wakes up."""
         metrics = self._metrics.account(entry.table)
-        size, spent = entry.size, entry.tokens
+        spent = entry.tokens
         try:
             async with self._slots:
                 outcome = await self._journal.renew(entry, ask, trigger=trigger, metrics=metrics)
         finally:
             entry.renewal = None
-        self._recount(entry)
+        self._restate(entry.name, entry.standing.state)
         self._schedule(entry)
         if entry.tokens is not spent:
-            if self._entries.get(entry.name) is entry:
-                self._size += entry.size - size
-            _unhide(spent)
-            _hide(entry.tokens)
+            self._replaced(entry, spent)
         if isinstance(outcome, TokenSet):
             metrics.waiters.observe(entry.waiters)
             metrics.last_success = self._clock.now().timestamp()
         if entry.unstored is not None:
+            self._unstored[entry.name] = entry
             self._tasks.start(self._store_later(entry), name=f"store {entry.name}")
         return outcome
+
+    def _replaced(self, entry: Entry, spent: TokenSet) -> None:
+        held = self._entries.get(entry.name)
+        if held is entry:
+            self._size += size_of(entry.tokens) - size_of(spent)
+            self._evict(entry)
+        elif held is not None:  # read under another config before the new pair was stored
+            self._drop(entry.name)
+        _unhide(spent)
+        _hide(entry.tokens)
 
     async def _recover(self, account: str) -> None:
         """Repeat a renewal whose answer was lost when the process ended; the grace may be 10 seconds short."""
@@ -461,7 +486,7 @@ class Source:
             entry = await self._entry(account)
             self._require_registration(entry)
             if entry.in_doubt:
-                await self._renewed(entry, "recovery", anyway=True)
+                await self._renewed_anyway(entry, "recovery", refusal=False)
                 log.event(_log, "renewal_recovered", account=account, generation=entry.tokens.generation)
         except AccountError:
             return  # told by the journal; the scheduler goes on
@@ -469,8 +494,7 @@ class Source:
     async def _store_later(self, entry: Entry) -> None:
         """Write what the store did not take, until it does; the process may end only after one more try."""
         fails = 1
-        while entry.unstored is not None:
-            kept = entry.unstored
+        while (kept := entry.unstored) is not None:
             wait = self._tasks.start(self._closing.wait(), name="closing")
             pause = self._tasks.start(
                 self._clock.sleep(backoff(fails, jitter=self._jitter()).total_seconds()), name="pause"
@@ -479,7 +503,7 @@ class Source:
             wait.cancel()
             pause.cancel()
             try:
-                await self._store.commit(
+                stored = await self._store.commit(
                     kept.claim,
                     kept.tokens,
                     previous=kept.previous,
@@ -492,8 +516,16 @@ class Source:
                 if self._closing.is_set():
                     return
                 continue
-            entry.unstored = None
-            log.event(_log, "store_recovered", account=entry.name, generation=kept.tokens.generation)
+            self._settle_unstored(entry, kept)
+            if stored:  # else an import or a logout has taken its place
+                log.event(_log, "store_recovered", account=entry.name, generation=kept.tokens.generation)
+
+    def _settle_unstored(self, entry: Entry, kept: Unstored) -> None:
+        entry.unstored = None
+        if self._unstored.get(entry.name) is entry:
+            del self._unstored[entry.name]
+        if entry.tokens is kept.tokens:
+            entry.settled = kept.previous is None  # what ``worked`` said before was not for the store's row
 
     async def _settle(self, entry: Entry) -> None:
         try:
@@ -516,41 +548,36 @@ class Source:
 
     # -- adopt and forget, in the place of a renewal ---------------------------------------------------------------
 
-    async def _turn(self, account: str, *, load: bool = True) -> Entry | None:
-        """The entry, once no renewal of it runs; None where nothing is stored."""
-        try:
-            entry = await self._entry(account) if load else self._entries.get(account)
-        except LoginRequiredError:
-            return None
-        while entry is not None and entry.renewal is not None:
-            await asyncio.wait({entry.renewal})
-            entry = self._entries.get(account)
-        return entry
+    async def _alone(self, account: str, work: Callable[[], Coroutine[Any, Any, T]], *, name: str) -> T:
+        """Do it while no renewal runs, as a task of its own; whoever needs a token meanwhile waits for it."""
+        while (busy := self._busy(account)) is not None:
+            await asyncio.wait({busy})
 
-    async def _exclusively(self, entry: Entry, work: Coroutine[Any, Any, Any], *, name: str) -> Any:
-        """Do it where the renewal would be, so that whoever needs a token waits for it."""
-        done = self._tasks.start(work, name=name)
+        async def alone() -> T:
+            try:
+                return await work()
+            finally:
+                del self._occupied[account]
+                self._changes += 1
 
-        async def occupy() -> Outcome:
-            await asyncio.wait({done})
-            entry.renewal = None
-            held = self._entries.get(entry.name)
-            return held.tokens if held is not None else _not_logged_in(entry.name)
+        task = self._occupied[account] = self._tasks.start(alone(), name=name)
+        return await asyncio.shield(task)
 
-        entry.renewal = self._tasks.start(occupy(), name=f"occupy {entry.name}")
-        return await asyncio.shield(done)
+    def _busy(self, account: str) -> asyncio.Task[Any] | None:
+        entry = self._entries.get(account)
+        return self._occupied.get(account) or (entry.renewal if entry is not None else None)
 
-    async def _adopt(self, spec: Account, account: str, tokens: TokenSet) -> TokenSet:
+    async def _adopt(self, account: str, tokens: TokenSet) -> TokenSet:
         for _ in range(5):
+            bound_to = self._spec(account).bound_to
             record = await self._store.load(account)
             held = record.generation if record is not None else 0
-            before = record.standing if record is not None else Standing()
             tokens = replace(tokens, generation=held + 1)
             now = self._clock.now()
-            standing = advance(before, Event.ADOPTED, now=now)
-            if await self._store.adopt(account, tokens, bound_to=spec.bound_to, standing=standing, now=now):
-                self._restate(account, before.state if record is not None else None, standing.state)
-                self._put(Entry(spec, _adopted(account, spec, tokens, standing), tokens))
+            standing = advance(record.standing if record is not None else Standing(), Event.ADOPTED, now=now)
+            if await self._store.adopt(account, tokens, bound_to=bound_to, standing=standing, now=now):
+                self._unstored.pop(account, None)
+                self._put(_adopted(account, bound_to, tokens, standing), tokens)
                 log.event(_log, "token_imported", account=account, generation=tokens.generation)
                 return tokens
         raise StoreError(
@@ -562,18 +589,29 @@ class Source:
         if record is None:
             return False
         standing = advance(record.standing, Event.FORGOTTEN, now=self._clock.now())
-        self._forgotten += 1
         found = await self._store.forget(account, standing=standing)
+        self._unstored.pop(account, None)
         self._drop(account)
-        self._restate(account, record.standing.state, standing.state)
+        self._restate(account, standing.state)
         log.event(_log, "account_forgotten", account=account)
         return found and record.tokens is not None
 
+    async def _rebind(self, account: str) -> None:
+        spec = self._spec(account)
+        record = await self._store.load(account)
+        if record is None or record.tokens is None:
+            raise _not_logged_in(account)
+        standing = advance(record.standing, Event.REBOUND, now=self._clock.now())
+        await self._store.rebind(account, bound_to=spec.bound_to, standing=standing)
+        self._drop(account)
+        self._restate(account, standing.state)
+        log.event(_log, "account_rebound", account=account)
 
-def _adopted(account: str, spec: Account, tokens: TokenSet, standing: Standing) -> Record:
+
+def _adopted(account: str, bound_to: str, tokens: TokenSet, standing: Standing) -> Record:
     return Record(
         account=account,
-        bound_to=spec.bound_to,
+        bound_to=bound_to,
         generation=tokens.generation,
         tokens=tokens,
         standing=standing,
@@ -588,6 +626,16 @@ def _not_logged_in(account: str) -> LoginRequiredError:
         account=account,
         reason=standing.reason.value,
         next_step=next_step(account, standing),
+    )
+
+
+def _not_stored(account: str) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"the store has not taken the newest tokens of account {account} yet",
+        account=account,
+        reason=Reason.STORE_FAILED.value,
+        retry_after=5.0,
+        next_step="tokenproxy status",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from aiohttp import HttpVersion10, HttpVersion11
@@ -47,10 +47,10 @@ class AnswerHead:
         """Content-Length, or no body at all: the caller knows where the answer ends."""
 
 
-def read_answer(message: RawResponseMessage, *, headless: bool, date: bytes) -> AnswerHead:  # noqa: C901 - one pass over the fields
+def read_answer(message: RawResponseMessage, *, headless: bool, date: Callable[[], bytes]) -> AnswerHead:  # noqa: C901 - one pass over the fields
     """
     Check a final answer and make its head; raises ``upstream_invalid``. ``headless`` where the request was HEAD,
-    ``date`` a Date line for answers that have none (RFC 9110 section 6.6.1).
+    ``date`` makes a Date line for answers that have none (RFC 9110 section 6.6.1).
     """
     version = message.version
     if version != HttpVersion11 and version != HttpVersion10:  # noqa: PLR1714 - cheaper than building a tuple
@@ -80,13 +80,13 @@ def read_answer(message: RawResponseMessage, *, headless: bool, date: bytes) -> 
             nominated |= frozenset(name.strip(b" \t").lower() for name in field[1].split(b","))
     if encodings and not bodyless:
         _check_encoding(encodings, chunked=bool(message.chunked), modern=version == HttpVersion11)
-    nominated -= {b"keep-alive", b"close", b"content-length"}
-    if nominated:
+    if nominated and nominated - {b"keep-alive", b"close"}:
+        nominated -= {b"content-length"}
         fields = [field for field in fields if field[0].lower() not in nominated]
         dated = any(field[0].lower() == b"date" for field in fields)
     lines = [b"%b: %b\r\n" % field for field in fields]
     if not dated:
-        lines.append(date)
+        lines.append(date())
     head = AnswerHead(_status_line(code, message.reason), b"".join(lines))
     head.sized = sized or bodyless
     return head

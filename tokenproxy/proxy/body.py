@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from typing import IO, Any, Final
@@ -56,6 +56,13 @@ class Vault:
     def in_thread(self, job: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().run_in_executor(self._threads, job, *args)
 
+    def last(self, job: Callable[[], None]) -> None:
+        """Run something in a thread that nobody waits for; here, where the threads have gone already."""
+        try:
+            self._threads.submit(job)
+        except RuntimeError:
+            job()
+
     def close(self) -> None:
         self._threads.shutdown(wait=False)
 
@@ -63,46 +70,50 @@ class Vault:
 class Spool:
     """The part of one body's copy that memory has no room for: an unlinked 0600 file."""
 
-    __slots__ = ("_file", "_vault", "_writing", "size")
+    __slots__ = ("_file", "_job", "_vault", "size")
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
         self._file: IO[bytes] | None = None
-        self._writing: asyncio.Future[Any] | None = None
+        self._job: asyncio.Future[Any] | None = None
+        """The newest thing that a thread does with the file; there is never more than one at a time."""
         self.size = 0
         """Bytes given to ``append``."""
 
     async def append(self, piece: bytes) -> None:
-        """Raises ``OSError``. Cancelling the caller leaves the write going on; ``settled`` waits for it."""
+        """Raises ``OSError``. Where the caller is cancelled the write goes on, and ``read`` waits for it."""
         self.size += len(piece)
-        self._writing = self._vault.in_thread(self._write, piece)
-        await asyncio.shield(self._writing)
-        self._writing = None
+        await self._run(self._write, piece)
 
-    async def settled(self) -> None:
-        """Wait for a write whose caller was cancelled; raises its ``OSError``."""
-        if self._writing is not None:
-            await asyncio.shield(self._writing)
-            self._writing = None
-
-    async def read(self) -> AsyncIterator[bytes]:
-        """All of it from the start, in pieces; raises ``OSError``."""
-        await self.settled()
-        at = 0
-        while at < self.size and self._file is not None:
-            piece = await asyncio.shield(
-                self._vault.in_thread(os.pread, self._file.fileno(), min(BUFFER, self.size - at), at)
-            )
-            if not piece:
-                raise OSError("The replay file is shorter than what was written.")
-            at += len(piece)
-            yield piece
+    async def read(self, at: int) -> bytes:
+        """A piece from an offset on, empty at the end; raises ``OSError``."""
+        if self._job is not None:
+            await asyncio.shield(self._job)  # a write whose caller was cancelled
+        if at >= self.size:
+            return b""
+        piece: bytes = await self._run(self._read, at)
+        if not piece:
+            raise OSError("The replay file is shorter than what was written.")
+        return piece
 
     def close(self) -> None:
-        """In the thread as well, behind a write that may still be going on."""
-        self._vault.in_thread(self._close).add_done_callback(_forget)
-        if self._writing is not None:
-            self._writing.add_done_callback(_forget)
+        """Behind what a thread may still do with the file."""
+        if self._job is None or self._job.done():
+            self._vault.last(self._close)
+        else:
+            self._job.add_done_callback(self._close_after)
+
+    async def _run(self, job: Callable[..., Any], *args: Any) -> Any:
+        self._job = self._vault.in_thread(job, *args)
+        return await asyncio.shield(self._job)
+
+    def _close_after(self, job: asyncio.Future[Any]) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            job.exception()  # nobody waits for it any more; without a look asyncio would log it
+        self._vault.last(self._close)
+
+    def _read(self, at: int) -> bytes:
+        return b"" if self._file is None else os.pread(self._file.fileno(), min(BUFFER, self.size - at), at)
 
     def _write(self, piece: bytes) -> None:
         if self._file is None:
@@ -175,8 +186,9 @@ class Body:
         ends this quietly: its side knows already. May be cancelled at any point and begun again on another upstream.
         """
         try:
-            async for piece in self._copy():
+            for piece in list(self._pieces):
                 await self._write(upstream, piece, deadlines, monotonic)
+            await self._send_spool(upstream, deadlines, monotonic)
             while not self.complete:
                 caller.deadline = monotonic() + deadlines.body_idle
                 piece = await self._payload.readany()
@@ -219,12 +231,13 @@ class Body:
         if upstream.writing_paused:
             await upstream.drain(monotonic() + deadlines.upstream_idle)
 
-    async def _copy(self) -> AsyncIterator[bytes]:
-        for piece in list(self._pieces):
-            yield piece
-        if self._spool is not None:
-            async for piece in self._spool.read():
-                yield piece
+    async def _send_spool(
+        self, upstream: UpstreamSide, deadlines: Deadlines, monotonic: Callable[[], float]
+    ) -> None:
+        at = 0
+        while self._spool is not None and (piece := await self._spool.read(at)):
+            at += len(piece)
+            await self._write(upstream, piece, deadlines, monotonic)
 
     def _take(self, piece: bytes) -> None:
         """A body that is here at once is in memory anyway; the budget only decides whether it stays."""
@@ -267,9 +280,3 @@ class Body:
             self._vault.disk -= self._spool.size
             self._spool.close()
             self._spool = None
-
-
-def _forget(done: asyncio.Future[Any]) -> None:
-    """Nobody waits for this one any more; without a look at it asyncio would log its error."""
-    with contextlib.suppress(asyncio.CancelledError):
-        done.exception()

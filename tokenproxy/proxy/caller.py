@@ -133,20 +133,23 @@ class CallerSide(Side):
         return request_parser(self, self.loop, line=self.plane.settings.limits.head)
 
     def _feed_head(self, data: bytes) -> None:
-        if not self.begun:
-            # From the first byte on, whatever comes: a head that drips in does not buy time.
-            self.deadline = min(self.deadline, self.plane.monotonic() + self.plane.settings.deadlines.head)
         try:
             messages = self.parser.feed_data(data)[0]
         except HttpProcessingError as error:
             self._refuse(request_problem(error))
             return
-        limit = self.plane.settings.limits.head
+        settings = self.plane.settings
+        first = not self.begun
         self.begun += len(data)
-        if self.begun > limit and (not messages or _size_of(messages[0][0]) > limit):
+        if self.begun > settings.limits.head and (
+            not messages or _size_of(messages[0][0]) > settings.limits.head
+        ):
             self._refuse(head_too_large())
         elif messages:
             self._begin(*messages[0])
+        elif first:
+            # From the first byte on, whatever comes: a head that drips in does not buy time.
+            self.deadline = min(self.deadline, self.plane.monotonic() + settings.deadlines.head)
 
     def _begin(self, message: RawRequestMessage, payload: StreamReader) -> None:
         self.payload = payload

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +23,8 @@ from tokenproxy.proxy.upstream import UpstreamSide
 
 if TYPE_CHECKING:
     from tokenproxy.proxy.caller import CallerSide
+
+log: Final = logging.getLogger("tokenproxy.proxy")
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 CONTINUE_AFTER: Final = 1.0
@@ -43,6 +46,7 @@ class Exchange:
         "message",
         "overhead",
         "payload",
+        "payload_down",
         "plane",
         "request",
         "result",
@@ -58,6 +62,8 @@ class Exchange:
         self.plane = caller.plane
         self.message = message
         self.payload = payload
+        self.payload_down: StreamReader | None = None
+        """The answer's body, once it is passed on."""
         self.request: Request | None = None
         self.body: Body | None = None
         self.upstream: UpstreamSide | None = None
@@ -156,6 +162,8 @@ class Exchange:
             if answer.code >= 200:
                 break
             self._interim(request, answer)
+            if self.caller.writing_paused:  # an upstream must not fill our memory with interim answers either
+                await self.caller.drain(plane.monotonic() + plane.settings.deadlines.body_idle)
         self.upstream_seconds += plane.monotonic() - sent
         upstream.deadline = inf
         return answer
@@ -171,6 +179,9 @@ class Exchange:
                 deadlines=self.plane.settings.deadlines,
                 monotonic=self.plane.monotonic,
             )
+        except Exception:  # the top of a task: a mistake of ours must not leave the exchange waiting for ever
+            log.exception("The upload of a body ended by a mistake in tokenproxy.")
+            upstream.fail(upstream_invalid("The upload of the body ended by a mistake in tokenproxy."))
         finally:
             if nudge is not None:
                 nudge.cancel()
@@ -239,7 +250,7 @@ class Exchange:
         payload = upstream.payload if upstream is not None else None
         if upstream is None or payload is None:
             raise upstream_invalid("The upstream's answer is gone.")
-        head = read_answer(answer, headless=request.method == "HEAD", date=plane.date_line())
+        head = read_answer(answer, headless=request.method == "HEAD", date=plane.date_line)
         uploaded = self.body is None or self.body.complete
         keep = request.keep and uploaded and not plane.draining and caller.clean(request)
         last_lines, chunked, keep = ending(
@@ -250,7 +261,7 @@ class Exchange:
         now = plane.monotonic()
         self.overhead = now - self.started - self.upstream_seconds
         start = head.status_line + head.fields + last_lines
-        metrics = request.lane.metrics
+        self.payload_down = payload
         if payload.is_eof():
             body = payload.read_nowait()
             upstream.release(answer, uploaded=uploaded, now=now)
@@ -265,7 +276,6 @@ class Exchange:
         self.result = "ok" if answer.code < 500 else "upstream_error"
         if caller.writing_paused:
             await caller.drain(plane.monotonic() + plane.settings.deadlines.body_idle)
-        metrics.bytes_down += payload.total_bytes
         return keep
 
     async def _stream(
@@ -312,7 +322,7 @@ class Exchange:
             request is not None
             and request.keep
             and (self.payload is EMPTY_PAYLOAD or self.payload.is_eof())
-            and self.upload is None
+            and (self.upload is None or self.upload.done())
             and not self.plane.draining
             and self.caller.clean(request)
         )
@@ -329,6 +339,8 @@ class Exchange:
             self.upstream.abort()
         metrics = request.lane.metrics
         metrics.in_flight -= 1
+        if self.payload_down is not None:
+            metrics.bytes_down += self.payload_down.total_bytes
         if self.body is not None:
             metrics.bytes_up += self.body.size
             self.body.close()

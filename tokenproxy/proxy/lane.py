@@ -57,6 +57,8 @@ class Turns:
             async with asyncio.timeout(seconds):
                 await turn
         except TimeoutError:
+            if turn.done() and not turn.cancelled():
+                return  # handed to us in the very moment in which the time was up
             raise ProblemError(
                 "overloaded",
                 f"No turn became free within {seconds:g} s.",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from aiohttp import HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawResponseMessage
 from aiohttp.streams import StreamReader
@@ -114,6 +116,7 @@ class UpstreamSide(Side):
             and self.connected
             and not self.spoiled
             and not message.should_close
+            and message.version == HttpVersion11
             and not self.queue
             and not self.reading_paused
             and self.problem is None
@@ -292,9 +295,10 @@ class UpstreamSide(Side):
     def _end_of_body(self, payload: StreamReader, exc: Exception | None) -> None:
         """
         The connection ended in a body. That is its end only where neither length nor chunks say otherwise and the
-        peer closed properly; after a reset, ``feed_eof`` would make a cut body look whole.
+        peer closed properly; after a reset, ``feed_eof`` would make a cut body look whole. Over TLS, whoever can cut
+        the line could end the body with a mere FIN: only the peer's closure alert counts (RFC 9112 section 9.8).
         """
-        if exc is None:
+        if exc is None and self._said_goodbye():
             try:
                 self.parser.feed_eof()
             except HttpProcessingError:
@@ -304,6 +308,18 @@ class UpstreamSide(Side):
         payload.set_exception(
             upstream_invalid("The upstream closed the connection in the middle of its answer.")
         )
+
+    def _said_goodbye(self) -> bool:
+        tls = self.transport.get_extra_info("ssl_object")
+        if tls is None:
+            return True
+        try:
+            tls.read(1)
+        except ssl.SSLZeroReturnError:  # the closure alert has come
+            return True
+        except ssl.SSLError:
+            return False
+        return False
 
 
 def _lost() -> LostError:

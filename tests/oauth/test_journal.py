@@ -1,0 +1,453 @@
+"""Lost answers, crashes and stores that fail: what a provider has issued is never lost by us (design 8.1)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.oauth.house import ROUTE, House, renewed, table
+from tests.simulators import AskaraProvider, DeskeraProvider, FakeClock, PlainProvider, Provider, TcpProxy
+from tokenproxy.core.account import Reason, State
+from tokenproxy.core.tokens import TokenSet
+from tokenproxy.errors import (
+    AccountError,
+    LoginRequiredError,
+    ProviderUnavailableError,
+    StoreError,
+    StoreUnavailableError,
+)
+from tokenproxy.oauth import scheduler
+from tokenproxy.oauth.journal import LEASE
+
+
+async def failure(house: House, tokens: TokenSet) -> AccountError:
+    with pytest.raises(AccountError) as caught:
+        await house.source.renew("books", tokens, route=ROUTE)
+    return caught.value
+
+
+# -- lost answers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [DeskeraProvider, AskaraProvider])
+async def test_a_lost_answer_is_asked_for_again_at_once(kind: type[Provider]) -> None:
+    """A provider with a window gives the pair again; the callers notice nothing."""
+    async with kind() as provider, House(provider) as house:
+        provider.grace, provider.lose_answers = 30, 1
+        first = await house.login()
+        provider.revoke_all_access()
+        tokens = await asyncio.gather(*(renewed(house, first) for _ in range(50)))
+        assert {each.generation for each in tokens} == {2}
+        assert tokens[0].refresh_token == provider.latest()["refresh_token"]
+        assert (provider.token_calls, provider.replays, provider.reuses) == (2, 1, 0)
+        stored = await house.stored()
+        assert (stored.standing.state, stored.in_flight_since) == (State.OK, None)
+
+
+async def test_a_lost_answer_of_a_strict_provider_is_told_as_such() -> None:
+    """``rotation_lost``, not "revoked": nobody did anything wrong, and a person must log in all the same."""
+    async with AskaraProvider() as provider, House(provider) as house:
+        provider.lose_answers = 1
+        first = await house.login()
+        refused = await failure(house, first)
+        assert isinstance(refused, LoginRequiredError)
+        assert refused.reason == "rotation_lost"
+        for _ in range(3):
+            await house.clock.advance(3600)
+            assert (await failure(house, first)).reason == "rotation_lost"
+        assert (provider.token_calls, provider.refreshes) == (2, 1)
+        assert (await house.stored()).standing.reason is Reason.ROTATION_LOST
+
+
+async def test_doubt_stays_until_somebody_answers(tmp_path: Path) -> None:
+    """Two lost answers and an outage: in doubt, with the mark on disk; then the grace, at last."""
+    async with AskaraProvider() as provider, House(provider, path=tmp_path / "t.db") as house:
+        provider.grace, provider.lose_answers = 3600, 2
+        first = await house.login()
+        refused = await failure(house, first)
+        assert isinstance(refused, ProviderUnavailableError)
+        assert refused.retry_after
+        assert house.held().standing.state is State.IN_DOUBT
+        assert (await house.stored()).in_flight_since is not None
+        assert house.source.ready("books") == first  # it may live, and nobody knows better
+        provider.outage = 503
+        await house.clock.advance(30)
+        await failure(house, first)
+        assert house.held().standing.state is State.IN_DOUBT
+        provider.refuse_connections = True
+        await house.clock.advance(60)
+        await failure(house, first)
+        assert house.held().standing.state is State.IN_DOUBT
+        assert (await house.stored()).in_flight_since is not None
+        provider.refuse_connections, provider.outage = False, None
+        await house.clock.advance(60)
+        assert (await renewed(house, first)).refresh_token == provider.latest()["refresh_token"]
+        assert (await house.stored()).in_flight_since is None
+
+
+async def test_a_refusal_after_an_older_doubt_is_a_lost_rotation() -> None:
+    """The doubt is remembered over any number of outages."""
+    async with AskaraProvider() as provider, TcpProxy(provider.port) as wire, House(provider) as house:
+        await house.reload_provider(token_url=wire.url + provider.token_path)
+        first = await house.login()
+        wire.cut_answers = 2
+        provider.kill_on_reuse = False
+        assert isinstance(await failure(house, first), ProviderUnavailableError)
+        await house.clock.advance(30)
+        assert (await failure(house, first)).reason == "rotation_lost"
+        assert provider.refreshes == 1
+
+
+async def test_a_cut_before_the_provider_saw_it_loses_nothing() -> None:
+    """The first half of a request went into the dark; the repetition is the first that arrives."""
+    async with AskaraProvider() as provider, TcpProxy(provider.port) as wire, House(provider) as house:
+        await house.reload_provider(token_url=wire.url + provider.token_path)
+        first = await house.login()
+        wire.cut_after_up = 100
+        waiter = asyncio.create_task(house.source.renew("books", first, route=ROUTE))
+        await wire.connected(1)
+        wire.cut_after_up = None
+        outcome = await waiter
+        assert isinstance(outcome, TokenSet)
+        assert (provider.refreshes, provider.reuses) == (1, 0)
+
+
+# -- the next start ----------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def crash(house: House, provider: Provider) -> AsyncIterator[TokenSet]:
+    """The process dies after the provider's commit and before ours; the block is the next start."""
+    first = await house.login()
+    provider.gate, provider.hold = asyncio.Event(), "after"
+    waiter = asyncio.create_task(house.source.renew("books", first, route=ROUTE))
+    await provider.refreshed()
+    await house.source.close(patience=0)
+    await asyncio.wait({waiter})
+    await house.store.close()
+    provider.gate.set()
+    provider.gate = None
+    yield first
+
+
+async def test_a_crash_is_found_and_the_lost_answer_asked_for_at_once(tmp_path: Path) -> None:
+    """Within the provider's window, before any request; the account need not be in use."""
+    async with AskaraProvider() as provider, House(provider, path=tmp_path / "t.db") as house:
+        provider.grace = 10
+        async with crash(house, provider), House(provider, path=tmp_path / "t.db") as again:
+            await again.source.recovered(patience=10)
+            assert (await again.kept()).refresh_token == provider.latest()["refresh_token"]
+            assert (await again.source.current("books")).generation == 2
+            assert (provider.refreshes, provider.replays, provider.reuses) == (1, 1, 0)
+            assert again.metrics.account("books").refreshes["recovery", "ok"] == 1
+
+
+async def test_a_crash_with_a_strict_provider_is_told_and_no_loop(tmp_path: Path) -> None:
+    """Check 8: after one try ``rotation_lost``; the start after that asks nobody."""
+    async with AskaraProvider() as provider, House(provider, path=tmp_path / "t.db") as house:
+        async with crash(house, provider), House(provider, path=tmp_path / "t.db") as again:
+            await again.source.recovered(patience=10)
+            assert again.held().standing.reason is Reason.ROTATION_LOST
+        async with House(provider, path=tmp_path / "t.db") as third:
+            await third.source.recovered(patience=10)
+            assert (await failure(third, await third.kept())).reason == "rotation_lost"
+        assert provider.token_calls == 2
+
+
+async def test_requests_of_the_next_start_join_the_recovery(tmp_path: Path) -> None:
+    """The two must not send the token twice."""
+    async with AskaraProvider() as provider, House(provider, path=tmp_path / "t.db") as house:
+        provider.grace = 10
+        async with crash(house, provider) as first, House(provider, path=tmp_path / "t.db") as again:
+            provider.revoke_access(first.access_token)
+            tokens = await asyncio.gather(*(renewed(again, first) for _ in range(20)))
+            assert {each.generation for each in tokens} == {2}
+            assert provider.token_calls == 2
+
+
+async def test_a_provider_that_is_down_at_the_start_is_asked_again(tmp_path: Path) -> None:
+    """The scheduler keeps trying what is in doubt, used or not."""
+    async with AskaraProvider() as provider, House(provider, path=tmp_path / "t.db") as house:
+        provider.grace = 3600
+        async with crash(house, provider):
+            provider.outage = 503
+            async with House(provider, path=tmp_path / "t.db") as again:
+                await again.source.recovered(patience=10)
+                assert again.held().standing.state is State.IN_DOUBT
+                provider.outage = None
+                ticking = asyncio.create_task(
+                    scheduler.run(again.source, clock=again.clock, policy=lambda: again.policy)
+                )
+                for _ in range(3):
+                    await again.clock.advance(1)
+                async with asyncio.timeout(5):
+                    while again.held().tokens.generation < 2:
+                        await asyncio.sleep(0.001)
+                ticking.cancel()
+                assert provider.reuses == 0
+
+
+async def test_a_mark_without_a_sent_request_costs_one_repetition(tmp_path: Path) -> None:
+    """Killed between the mark and the request: the token was never spent, and the next start cannot know."""
+    async with AskaraProvider() as provider, House(provider, path=tmp_path / "t.db") as house:
+        first = await house.login()
+        await house.store.claim("books", generation=1, now=house.clock.now(), lease=LEASE)
+        await house.source.close(patience=0)
+        await house.store.close()
+        async with House(provider, path=tmp_path / "t.db") as again:
+            await again.source.recovered(patience=10)
+            assert again.held().tokens.generation == 2
+            assert again.held().tokens.access_token != first.access_token
+            assert (provider.refreshes, provider.reuses) == (1, 0)
+
+
+# -- a store that fails ------------------------------------------------------------------------------------------------
+
+
+async def test_no_claim_no_call() -> None:
+    """What cannot be written down is not sent; what lives is used, what is dead is 503 ``store_unavailable``."""
+    async with AskaraProvider() as provider, House(provider) as house:
+        first = await house.login()
+        house.store.failing["claim"] = 3
+        refused = await failure(house, first)
+        assert isinstance(refused, StoreUnavailableError)
+        assert refused.retry_after
+        assert refused.next_step == "make room"
+        await house.clock.advance(86400 - 30)
+        assert await house.source.current("books") == first
+        await house.clock.advance(30)
+        with pytest.raises(StoreUnavailableError):
+            await house.source.current("books")
+        assert provider.token_calls == 0
+        assert (await house.source.current("books")).generation == 2
+        assert house.metrics.account("books").refreshes["on_demand", "store_error"] == 2
+
+
+async def test_no_read_no_token() -> None:
+    """An account that is not in memory needs the store."""
+    async with AskaraProvider() as provider, House(provider) as house:
+        await house.login()
+        house.source._drop("books")
+        house.store.failing["load"] = 1
+        with pytest.raises(StoreUnavailableError):
+            await house.source.current("books")
+        assert (await house.source.current("books")).generation == 1
+
+
+@pytest.mark.parametrize("failures", [1, 5])
+async def test_a_pair_that_the_store_does_not_take_is_served_and_written_later(
+    failures: int, tmp_path: Path
+) -> None:
+    """The only copy is in memory: it is used, counted where health looks, and written as soon as that works."""
+    async with AskaraProvider() as provider, House(provider, path=tmp_path / "t.db") as house:
+        first = await house.login()
+        house.store.failing["commit"] = failures
+        second = await renewed(house, first)
+        assert (house.source.unstored, (await house.kept()).generation) == (1, 1)
+        assert house.source.ready("books") == second
+        assert (await house.operator.status("books"))["unstored"]
+        assert (await house.stored()).in_flight_since is not None
+
+        # Renewing it again would need the store as well; no token call is made for it.
+        assert isinstance(await failure(house, second), StoreUnavailableError)
+        with pytest.raises(StoreUnavailableError):
+            await house.source.refresh("books")
+        assert provider.token_calls == 1
+        house.source.worked("books", second)
+
+        for _ in range(failures):
+            await house.clock.until_sleeping()
+            assert house.source.unstored == 1
+            await house.clock.advance(house.clock.next_wake() or 0.0)
+        await house.idle()
+        assert house.source.unstored == 0
+        assert await house.kept() == second
+        assert (await house.stored()).in_flight_since is None
+        house.source.worked("books", second)
+        await house.idle()
+        assert (await house.stored()).previous is None
+        assert (await renewed(house, second)).generation == 3
+        assert provider.reuses == 0
+
+
+async def test_at_the_end_it_is_tried_once_more(tmp_path: Path) -> None:
+    """SIGTERM with a pair that was not stored: no waiting for the back-off."""
+    async with AskaraProvider() as provider:
+        async with House(provider, path=tmp_path / "t.db") as house:
+            first = await house.login()
+            house.store.failing["commit"] = 1
+            second = await renewed(house, first)
+            await house.source.close()
+            assert house.source.unstored == 0
+        async with House(provider, path=tmp_path / "t.db") as house:
+            assert await house.kept() == second
+
+
+async def test_a_pair_in_memory_is_not_forgotten_by_a_reload() -> None:
+    """The account's table goes away and comes back while the store is full: the spent token must not be sent again."""
+    async with AskaraProvider() as provider, House(provider) as house:
+        first = await house.login()
+        house.store.failing["commit"] = 3
+        second = await renewed(house, first)
+        accounts = house.accounts
+        house.source.configure({}, house.policy)
+        assert house.source.unstored == 1
+        house.source.configure(accounts, house.policy)
+        await house.clock.advance(0)
+        with pytest.raises(StoreUnavailableError):
+            await house.source.renew("books", first, route=ROUTE)
+        await house.clock.until_sleeping()
+        for _ in range(3):
+            await house.clock.advance(40)
+            await asyncio.sleep(0.01)
+        await house.idle()
+        assert await house.source.current("books") == second == await house.kept()
+        assert (provider.token_calls, provider.reuses) == (1, 0)
+
+
+async def test_an_import_replaces_a_pair_in_memory() -> None:
+    """It is newer; the one that was never stored must not come back over it."""
+    async with AskaraProvider() as provider, House(provider) as house:
+        first = await house.login()
+        house.store.failing["commit"] = 1
+        await renewed(house, first)
+        imported = await house.login()
+        await house.clock.until_sleeping()
+        await house.clock.advance(30)
+        await house.idle()
+        assert house.source.unstored == 0
+        assert (await house.kept()).refresh_token == imported.refresh_token
+        assert house.source.ready("books") == imported
+
+
+async def test_a_failure_that_cannot_be_written_is_still_told() -> None:
+    """The answer was "no", and the store is full: the mark stays, which loses nothing."""
+    async with AskaraProvider() as provider, House(provider) as house:
+        first = await house.login()
+        provider.error = {"error": "invalid_grant"}
+        house.store.failing["give_up"] = 1
+        assert isinstance(await failure(house, first), LoginRequiredError)
+        assert house.held().standing.state is State.LOGIN_REQUIRED
+        assert (await house.stored()).in_flight_since is not None
+        await house.login()
+        assert house.source.gauges()[0].states == {"ok": 1}
+
+
+@pytest.mark.parametrize(
+    "method", ["load", "claim", "commit", "give_up", "settled", "stand", "adopt", "forget"]
+)
+@pytest.mark.parametrize("nth", [1, 2])
+async def test_whatever_call_fails_nothing_is_lost(method: str, nth: int, tmp_path: Path) -> None:
+    """SQLite's own way of testing: fail the n-th call of each kind, and see that the login survives."""
+    clock = FakeClock()
+    async with (
+        PlainProvider(clock=clock) as provider,
+        House(provider, path=tmp_path / "t.db", clock=clock) as house,
+    ):
+        tokens = await house.login()
+
+        house.store.failing[method] = nth
+        for step in range(6):
+            provider.outage = 503 if step == 2 else None
+            provider.revoke_all_access()
+            try:
+                outcome = await house.source.renew("books", house.held().tokens, route=ROUTE)
+            except AccountError:
+                outcome = None
+            if isinstance(outcome, TokenSet):
+                house.source.worked("books", outcome)
+            await clock.advance(40)
+            await asyncio.sleep(0.005)
+        house.store.failing.clear()
+        for _ in range(3):
+            await clock.advance(40)
+            await asyncio.sleep(0.005)
+        await house.idle()
+        provider.revoke_all_access()
+        last = await renewed(house, house.held().tokens)
+        assert last.refresh_token == provider.latest()["refresh_token"] == (await house.kept()).refresh_token
+        assert last.generation > tokens.generation
+        assert (provider.reuses, house.source.unstored) == (0, 0)
+        assert not provider.grant_of(last.access_token).dead
+
+
+async def test_somebody_else_was_quicker() -> None:
+    """Another process renewed: its generation is taken, and nothing is sent."""
+    async with AskaraProvider() as provider, House(provider) as house:
+        first = await house.login()
+        newer = replace(first, access_token="theirs", generation=2)
+        standing = (await house.stored()).standing
+        assert await house.store.adopt(
+            "books",
+            newer,
+            bound_to=house.accounts["books"].bound_to,
+            standing=standing,
+            now=house.clock.now(),
+        )
+        assert await renewed(house, first) == newer
+        assert provider.token_calls == 0
+
+
+async def test_somebody_else_is_at_it() -> None:
+    """Another process holds the lease: a moment's patience, and no second token call."""
+    async with AskaraProvider() as provider, House(provider) as house:
+        first = await house.login()
+        await house.store.claim("books", generation=1, now=house.clock.now(), lease=LEASE)
+        refused = await failure(house, first)
+        assert isinstance(refused, ProviderUnavailableError)
+        assert refused.retry_after == 1
+        assert provider.token_calls == 0
+        await house.clock.advance(30)
+        assert (await renewed(house, first)).generation == 2
+
+
+async def test_our_refusal_and_somebodys_success() -> None:
+    """``invalid_grant`` because another process spent the token: its pair is used, nobody is asked to log in."""
+    async with AskaraProvider() as provider, House(provider) as house:
+        first = await house.login()
+        provider.error, provider.gate = {"error": "invalid_grant"}, asyncio.Event()
+        waiter = asyncio.create_task(house.source.renew("books", first, route=ROUTE))
+        await provider.token_call_arrived()
+        newer = replace(first, access_token="theirs", refresh_token="theirs too", generation=2)
+        standing = (await house.stored()).standing
+        await house.store.adopt(
+            "books",
+            newer,
+            bound_to=house.accounts["books"].bound_to,
+            standing=standing,
+            now=house.clock.now(),
+        )
+        provider.gate.set()
+        assert await waiter == newer
+        assert house.held().standing.state is State.OK
+        assert await house.kept() == newer
+
+
+async def test_a_start_without_a_readable_store_says_so() -> None:
+    """One sentence, not a half-started program."""
+    async with AskaraProvider() as provider, House(provider, start=False) as house:
+        house.store.failing["summaries"] = 1
+        with pytest.raises(StoreError):
+            await house.source.start()
+
+
+async def test_many_in_doubt_are_all_asked(tmp_path: Path) -> None:
+    """In parallel, each once."""
+    async with AskaraProvider() as provider, House(provider, path=tmp_path / "t.db") as house:
+        house.accounts["gone"] = table(provider, "gone")
+        house.source.configure(house.accounts, house.policy)
+        names = [f"books/{number}" for number in range(40)]
+        for name in [*names, "gone"]:
+            await house.login(name)
+            await house.store.claim(name, generation=1, now=house.clock.now(), lease=LEASE)
+        await house.source.close(patience=0)
+        await house.store.close()
+        async with House(provider, path=tmp_path / "t.db") as again:
+            await again.source.recovered(patience=10)
+            assert {again.held(name).tokens.generation for name in names} == {2}
+            assert (provider.refreshes, provider.reuses) == (40, 0)
