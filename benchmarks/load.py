@@ -9,7 +9,7 @@ import os
 import time
 from typing import Any
 
-from benchmarks.parts import new_loop
+from benchmarks.parts import BEST_LOOP, new_loop
 
 
 class Connection(asyncio.Protocol):
@@ -87,7 +87,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.core is not None:
         os.sched_setaffinity(0, {args.core})
-    with asyncio.Runner(loop_factory=lambda: new_loop("uvloop")) as runner:
+    with asyncio.Runner(loop_factory=lambda: new_loop(BEST_LOOP)) as runner:
         print(json.dumps(runner.run(run(args))))
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import json
 import os
 import resource
-import time
+import shutil
+import signal
+import tempfile
 from collections.abc import Callable, Coroutine
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
 
-from tokenproxy.core.routes import Route, RouteTable, Upstream
-from tokenproxy.core.tokens import TokenSet
-from tokenproxy.metrics import Metrics
+from tokenproxy import app, config, log
 
 TOKEN: Final = "benchmark-token"
 BODY: Final = (
@@ -29,6 +31,9 @@ ANSWER: Final = (
 HOP_BY_HOP: Final = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "host"}
 )
+
+
+BEST_LOOP: Final = "uvloop" if find_spec("uvloop") else "asyncio"
 
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:
@@ -94,56 +99,34 @@ async def plain(args: argparse.Namespace) -> int:
     return port
 
 
-class StaticSource:
-    """One token that never dies; everything else of the data plane is the real thing."""
-
-    def __init__(self) -> None:
-        self._tokens = TokenSet(TOKEN)
-
-    def ready(self, account: str) -> TokenSet | None:  # noqa: ARG002
-        return self._tokens
-
-    async def current(self, account: str) -> TokenSet:  # noqa: ARG002
-        return self._tokens
-
-    async def renew(self, account: str, rejected: TokenSet, *, route: str) -> TokenSet:  # noqa: ARG002
-        return self._tokens
-
-    def refused_again(self, account: str, refused: TokenSet, *, route: str) -> None:
-        pass
-
-    def worked(self, account: str, tokens: TokenSet) -> None:
-        pass
-
-
-class MonotonicClock:
-    monotonic = staticmethod(time.monotonic)
-
-    def now(self) -> Any:
-        from datetime import UTC, datetime
-
-        return datetime.now(UTC)
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+CLOSERS: Final[list[Callable[[], Coroutine[Any, Any, None]]]] = []
+CONFIG: Final = """
+[server]
+listen = "127.0.0.1:0"
+[admin]
+listen = "127.0.0.1:0"
+[providers.bench]
+token_url = "http://127.0.0.1:9/token"
+client_auth = "none"
+[accounts.bench]
+provider = "bench"
+client_id = "bench"
+[routes.bench]
+upstream = "{target}"
+account = "bench"
+"""
 
 
 async def tokenproxy(args: argparse.Namespace) -> int:
-    from tokenproxy.proxy import Plane, PlaneSettings
-
-    found = urlsplit(args.target)
-    to = Upstream(
-        scheme=found.scheme, host=found.hostname or "", port=found.port or 80, authority=found.netloc
-    )
-    route = Route(name="bench", prefix="/bench/", upstream=to, account="bench")
-    plane = Plane(
-        PlaneSettings(routes=RouteTable.of([route])),
-        source=StaticSource(),
-        clock=MonotonicClock(),
-        metrics=Metrics(),
-    )
-    address = await plane.listen("127.0.0.1:0")
-    return int(address.rpartition(":")[2])
+    """The whole product as ``serve`` runs it: store, renewal, scheduler, metrics, deadlines, admin listener."""
+    folder = Path(tempfile.mkdtemp(prefix="tokenproxy-bench-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "config.toml"
+    path.write_text(CONFIG.format(target=args.target))
+    running = await app.start(config.load(path, {}), environ={})
+    await running.accounts.import_answer("bench", json.dumps({"access_token": TOKEN}).encode())
+    CLOSERS.append(running.close)
+    return int(running.addresses["proxy"].rpartition(":")[2])
 
 
 PARTS: Final[dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, int]]]] = {
@@ -153,13 +136,22 @@ PARTS: Final[dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, int]]]
 }
 
 
+async def until_told() -> None:
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    await told.wait()
+    for close in CLOSERS:
+        await close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--core", type=int, default=None)
-    parser.add_argument("--loop", default="uvloop", choices=["uvloop", "asyncio"])
+    parser.add_argument("--loop", default=BEST_LOOP, choices=["uvloop", "asyncio"])
     parser.add_argument("--target", default="")
     args = parser.parse_args()
+    log.setup("error")
     if args.core is not None:
         os.sched_setaffinity(0, {args.core})
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -167,7 +159,7 @@ def main() -> None:
     with asyncio.Runner(loop_factory=lambda: new_loop(args.loop)) as runner:
         port = runner.run(PARTS[args.part](args))
         print(port, flush=True)
-        runner.run(asyncio.Event().wait())
+        runner.run(until_told())
 
 
 if __name__ == "__main__":

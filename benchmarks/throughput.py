@@ -20,9 +20,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
+
+from benchmarks.parts import BEST_LOOP
 
 FIELDS: Final = (
     "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36",
@@ -56,7 +57,7 @@ class Part:
 
 
 @contextmanager
-def part(name: str, *, core: int | None, target: str = "", loop: str = "uvloop") -> Iterator[Part]:
+def part(name: str, *, core: int | None, target: str = "", loop: str = BEST_LOOP) -> Iterator[Part]:
     """Start a process of ``benchmarks.parts``, and end it."""
     command = [sys.executable, "-m", "benchmarks.parts", name, "--loop", loop, "--target", target]
     if core is not None:
@@ -69,8 +70,8 @@ def part(name: str, *, core: int | None, target: str = "", loop: str = "uvloop")
             raise SystemExit(f"{name} did not start; run it alone to see why: {' '.join(command[1:])}")
         yield Part(f"127.0.0.1:{port}", process.pid)
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()  # it removes its folder
+        process.wait(10)
         if process.stdout is not None:
             process.stdout.close()
 
@@ -180,9 +181,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--fields", action="store_true", help="send eight fields as a browser does")
-    parser.add_argument(
-        "--loop", choices=["uvloop", "asyncio"], default="uvloop" if find_spec("uvloop") else "asyncio"
-    )
+    parser.add_argument("--loop", choices=["uvloop", "asyncio"], default=BEST_LOOP)
     parser.add_argument(
         "--own-load", action="store_true", help="use our load generator although wrk is installed"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -77,6 +78,7 @@ class App:
 
     def __init__(self, config: Config, *, environ: Mapping[str, str], stack: AsyncExitStack) -> None:
         self.config = config
+        self._begun_with = config
         self.addresses: dict[str, str] = {}
         """Bound addresses by name: proxy, proxy-2, admin, metrics, socket."""
         self.health = Health()
@@ -214,7 +216,7 @@ class App:
                 self.metrics.reloads["failed"] += 1
                 log.event(_log, "config_reload_failed", detail=error.message)
                 raise
-            restart = restart_needed(self.config, new)
+            restart = restart_needed(self._begun_with, new)
             self.config = new
             _hide_secrets(new)
             self.source.configure(new.accounts, new.renew)
@@ -288,6 +290,8 @@ async def serve(config: Config, *, environ: Mapping[str, str], on_ready: Callabl
         loop.add_signal_handler(number, asked_to_stop)
     loop.add_signal_handler(signal.SIGHUP, lambda: tasks.start(_reload(app), name="reload"))
     try:
+        gc.collect()
+        gc.freeze()  # what is here now stays: no later collection need look at it
         log.event(_log, "started", version=__version__, config=str(config.path), pid=os.getpid())
         on_ready(app)
         await stop.wait()
@@ -296,6 +300,21 @@ async def serve(config: Config, *, environ: Mapping[str, str], on_ready: Callabl
         await app.close()
         await tasks.finish(patience=0)
         log.event(_log, "stopped")
+    _tell_losses(app)
+
+
+def _tell_losses(app: App) -> None:
+    """Raises ``StoreError`` where the process ends with the only copy of a token set."""
+    if not app.source.unstored:
+        return
+    known = ((name, app.source.entry(name)) for name in app.config.accounts)
+    names = [name for name, entry in known if entry is not None and entry.unstored is not None]
+    whose = ", ".join(names) or f"{app.source.unstored} logins"
+    raise StoreError(
+        f"the store never took the newest tokens of {whose}, so that they are gone with this process",
+        next_step=f"see that {app.config.store.path} can be written, then: "
+        f"tokenproxy import {names[0] if names else 'ACCOUNT'} < answer.json",
+    )
 
 
 def run(config: Config, *, environ: Mapping[str, str], on_ready: Callable[[App], None]) -> None:
@@ -487,14 +506,17 @@ def plane_settings(config: Config) -> PlaneSettings:
 
 def check_tls(config: Config) -> None:
     """Whether every certificate file named in the config can be used. Raises ``TokenproxyError``."""
+    named: dict[TLSFiles, str] = {}
     for route in config.routes:
-        tls_context(route.upstream.tls, where=f"routes.{route.name}.tls")
+        named.setdefault(route.upstream.tls, f"routes.{route.name}.tls")
     for account in config.accounts.values():
-        tls_context(account.provider.tls, where=f"providers.{account.provider.name}.tls")
+        named.setdefault(account.provider.tls, f"providers.{account.provider.name}.tls")
+    for files, where in named.items():  # each once: the system's authorities alone take 25 ms
+        tls_context(files, where=where)
 
 
 def restart_needed(old: Config, new: Config) -> list[str]:
-    """The keys that a reload read but cannot put in force."""
+    """The keys that a reload read but cannot put in force; ``old`` is what the process began with."""
     pairs = {
         "server.listen": (old.server.listen, new.server.listen),
         "server.loop": (old.server.loop, new.server.loop),

@@ -67,22 +67,17 @@ EVENTS: Final[Mapping[str, Kind]] = {
         _ERROR, "The config names another provider or client than the tokens'; they are not sent there."
     ),
     "token_imported": Kind(_INFO, "An import brought a token set."),
-    "logged_in": Kind(_INFO, "A login brought a token set."),
     "account_forgotten": Kind(_INFO, "A logout dropped the tokens of an account."),
     "account_rebound": Kind(_INFO, "The operator bound stored tokens to the registration of the config."),
     # the store
     "store_failed": Kind(_ERROR, "The store could not be read or written."),
     "store_recovered": Kind(_INFO, "The store works again."),
-    "token_spooled": Kind(_ERROR, "The store did not take a new token set; it is kept aside and tried again."),
-    "spool_emptied": Kind(_INFO, "The store has taken what was kept aside."),
-    "store_migrated": Kind(_INFO, "The store's tables were brought to `version`."),
     "key_created": Kind(_INFO, "A new key file was made; without a copy of it stored logins cannot be opened."),
     "key_rotated": Kind(_INFO, "Every row is sealed under the first key of the list."),
     # requests
     "request": Kind(_INFO, 'A request was answered (`log.access = "all"`).'),
     "request_slow": Kind(_INFO, 'A request took long (`log.access = "slow"`).'),
     "caller_refused": Kind(_INFO, "A request was refused before anything was done for it, for reason `code`."),
-    "body_not_kept": Kind(_WARNING, "A request's body could not be kept, so it cannot be sent a second time."),
     "upstream_failed": Kind(_WARNING, "An upstream could not be reached, or its answer was unusable."),
     "overloaded": Kind(_WARNING, "Requests are turned away because too many are in flight."),
     # everybody else

@@ -87,7 +87,7 @@ class AccountMetrics:
         }
         """
         (trigger, result) -> count. Trigger: due, on_401, on_demand, recovery, manual. Result: ok, invalid_grant,
-        client_refused, provider_error, rate_limited, timeout, network, store_error, lost_lease.
+        client_refused, provider_error, rate_limited, timeout, store_error.
         """
         self.refresh_seconds = Histogram(REFRESH_BUCKETS)
         self.waiters = Histogram(WAITER_BUCKETS)

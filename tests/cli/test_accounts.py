@@ -344,6 +344,13 @@ def test_what_mends_by_itself_says_when() -> None:
     ]
 
 
+def test_nothing_is_tried_by_itself_where_nothing_runs() -> None:
+    """A promise of 14:26 from a command that ends at 14:25."""
+    waiting = status(state="degraded", detail="down", retry_at="2026-11-22T14:26:30Z")
+
+    assert list(advice(waiting, NOW, running=False)) == ["crm: down; tried again once serve runs"]
+
+
 def test_tokens_that_are_not_on_disk_yet_are_told() -> None:
     """Stopping now would lose them."""
     assert "not in the store yet" in next(advice(status(unstored=True), NOW))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Here
+from tests.cli.program import command_line, environment
 from tokenproxy import config
 
 GOOD = """\
@@ -114,6 +116,33 @@ def test_a_key_that_will_not_open_the_store_is_found_before_serve_is(
     assert ended.code == 2
     assert says in ended.out
     assert key is None or key not in ended.out
+
+
+def test_what_serve_would_stumble_over_is_warned_of(tmp_path: Path, here: Here) -> None:
+    """Not a problem: ``check`` may run elsewhere than ``serve``, in a build say."""
+    (tmp_path / "config.toml").write_text(
+        f'[store]\nurl = "sqlite:nowhere/x.db"\n{GOOD}'.replace('"x"', '"x"   # CHANGE ME')
+    )
+    ended = here("check", env=ENV)
+
+    assert ended.code == 0
+    assert "there is no folder" in ended.out
+    assert "client_id   is still marked CHANGE ME" in ended.out
+    assert "line 5" in ended.out
+
+
+def test_an_output_that_is_full_is_one_sentence() -> None:
+    """The disk that a cron job writes to is not a mistake in tokenproxy."""
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            command_line(["presets"]), stdout=full, stderr=subprocess.PIPE, env=environment(), check=False
+        )
+
+    assert ended.returncode == 1
+    assert ended.stderr.decode().startswith(
+        "tokenproxy: the output cannot be written: No space left on device.\nNext:"
+    )
+    assert ended.stderr.count(b"\n") == 2
 
 
 def test_a_certificate_that_is_none_is_found(tmp_path: Path, here: Here) -> None:

@@ -265,3 +265,17 @@ async def test_a_chunked_answer_leaves_the_connection_usable() -> None:
         for _ in range(3):
             assert len((await caller.get()).body) == 300_000
         assert s.upstream.connections == 1
+
+
+async def test_an_outage_is_one_log_event_and_not_a_thousand(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever reads the log at night must see it, and see the rest as well."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    async with stage(routes=lambda _: [route_to(port)]) as s:
+        caller = await s.caller()
+        for _ in range(20):
+            assert (await caller.get()).code == "upstream_unreachable"
+        told = [record for record in caplog.records if record.message == "upstream_failed"]
+
+        assert len(told) == 1
+        assert told[0].__dict__["fields"]["code"] == "upstream_unreachable"

@@ -248,6 +248,17 @@ async def test_a_head_that_is_too_large_is_431(fields: tuple[bytes, ...], *, at_
         assert not s.upstream.seen
 
 
+async def test_an_early_head_that_is_too_large_is_431() -> None:
+    """Pipelined behind another request it is held to the same limit."""
+    async with stage() as s:
+        caller = await s.caller()
+        large = get(b"Host: localhost", *(b"X-%d: " % number + b"y" * 1000 for number in range(40)))
+        await caller.send(get(b"Host: localhost"))
+        await caller.send(large)
+        assert (await caller.answer()).status == 200
+        assert (await caller.answer()).code == "head_too_large"
+
+
 async def test_a_target_that_is_too_long_is_431() -> None:
     async with stage(limits=Limits(head=2000)) as s:
         answer = await (await s.caller()).get(b"/books/" + b"x" * 2000)

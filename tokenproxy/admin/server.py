@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 import stat
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from tokenproxy.admin.sockets import short_path
 from tokenproxy.errors import TokenproxyError
+from tokenproxy.log import event
 
 CONNECTIONS: Final = 256
 """At once on one listener; more are closed unanswered, so that nobody can take all our descriptors this way."""
@@ -23,6 +26,20 @@ KEEP_ALIVE: Final = 30.0
 """Seconds; aiohttp's guard against a silent peer and a slow head as well (its own default is 3,630)."""
 SHUTDOWN: Final = 2.0
 """Seconds for calls under way; a renewal is its own task and does not end with its call."""
+
+
+def _ours(record: logging.LogRecord) -> bool:
+    """Aiohttp calls rubbish from a port scanner an error and quotes it; to us it is a caller that was refused."""
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, HttpProcessingError):
+        return True
+    event(_log, "caller_refused", code="bad_request", listener="admin")
+    return False
+
+
+_log = logging.getLogger("tokenproxy.admin")
+_http_log = logging.getLogger("tokenproxy.admin.http")
+_http_log.addFilter(_ours)
 
 
 class Running:
@@ -136,6 +153,7 @@ async def _runner(app: web.Application) -> web.AppRunner:
     runner = web.AppRunner(
         app,
         access_log=None,
+        logger=_http_log,
         keepalive_timeout=KEEP_ALIVE,
         lingering_time=SHUTDOWN,
         shutdown_timeout=SHUTDOWN,

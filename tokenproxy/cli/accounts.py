@@ -224,39 +224,51 @@ def status(call: Call, *, account: str | None, watch: bool) -> int:
     Exit code 3 if an account needs a login, so that a script may ask.
     """
     if not watch:
-        running, found = _read(call, account)
-        _show(call, account, found, running=running)
+        running, found, reasons = _read(call, account)
+        _show(call, account, found, reasons, running=running)
         return LOGIN_REQUIRED if any(each["state"] in NEEDS_LOGIN for each in found) else 0
     while True:
-        running, found = _read(call, account)
+        running, found, reasons = _read(call, account)
         if sys.stdout.isatty() and not call.json:
             click.clear()
-        _show(call, account, found, running=running)
+        _show(call, account, found, reasons, running=running)
         time.sleep(_EVERY)
 
 
-def _read(call: Call, account: str | None) -> tuple[bool, list[Status]]:
-    """Opened anew each time: a store that we held open would keep ``serve`` from starting."""
+def _read(call: Call, account: str | None) -> tuple[bool, list[Status], Mapping[str, str]]:
+    """
+    Whether ``serve`` runs, the accounts, and why it is not ready.
 
-    async def work(_: Config, face: OperatorFace) -> tuple[bool, list[Status]]:
+    Opened anew each time: a store that we held open would keep ``serve`` from starting.
+    """
+
+    async def work(_: Config, face: OperatorFace) -> tuple[bool, list[Status], Mapping[str, str]]:
         if account is not None:
-            return face.running, [await face.accounts.status(account)]
-        return face.running, list(await face.accounts.statuses())
+            found = [await face.accounts.status(account)]
+        else:
+            found = list(await face.accounts.statuses())
+        reasons = (await face.info()).get("reasons", {}) if face.running else {}
+        return face.running, found, reasons
 
     return operate(call, work, create=False)
 
 
-def _show(call: Call, account: str | None, found: Sequence[Status], *, running: bool) -> None:
+def _show(
+    call: Call, account: str | None, found: Sequence[Status], reasons: Mapping[str, str], *, running: bool
+) -> None:
     if call.json:
-        call.out.json(dict(found[0]) if account is not None else {"running": running, "accounts": found})
+        whole = {"running": running, "accounts": found, "reasons": reasons}
+        call.out.json(dict(found[0]) if account is not None else whole)
         return
     if not running:
         call.out.note("serve is not running; this is what the store holds.")
     now = local_now()
     call.out.result(status_table(found, now, call.out))
     for each in found:
-        for line in advice(each, now):
+        for line in advice(each, now, running=running):
             call.out.result(call.step(line))
+    for name, reason in reasons.items():
+        call.out.result(f"{call.out.mark('bad')} serve is not ready ({name}): {reason}")
 
 
 def status_table(found: Sequence[Status], now: datetime, out: Printer) -> str:
@@ -292,7 +304,7 @@ def _last(status: Status, now: datetime) -> str:
     return until(renewed, now) if renewed is not None else "-"
 
 
-def advice(status: Status, now: datetime) -> Iterator[str]:
+def advice(status: Status, now: datetime, *, running: bool = True) -> Iterator[str]:
     """What happened, what happens by itself and when, and the one command for a person."""
     name = status["account"]
     if status.get("unstored"):
@@ -302,6 +314,9 @@ def advice(status: Status, now: datetime) -> Iterator[str]:
     if status["next_step"]:
         yield f"To fix {name}:  {status['next_step']}"
         yield f"  {status['detail']}"
+        return
+    if not running:
+        yield f"{name}: {status['detail']}; tried again once serve runs"
         return
     again = moment(status["retry_at"], now)
     yield f"{name}: {status['detail']}; tried again by itself" + (f" at {again:%H:%M:%S}" if again else "")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -61,8 +62,24 @@ def _beyond_the_file(config: Config) -> list[Problem]:
     return problems
 
 
+def _doubts(call: Call, config: Config) -> Iterator[Problem]:
+    """What ``serve`` would stumble over here; warnings, since it may run elsewhere and as somebody else."""
+    with contextlib.suppress(OSError):
+        for number, line in enumerate(call.config.read_text(encoding="utf-8-sig").splitlines(), start=1):
+            if line.rstrip().endswith("# CHANGE ME"):
+                yield Problem(line.partition("=")[0].strip(), "is still marked CHANGE ME", number)
+    store = config.store.path
+    folder = store.parent
+    if not folder.is_dir():
+        yield Problem("store.url", f"there is no folder {folder}, and serve does not make it")
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        yield Problem("store.url", f"this user may not write to the folder {folder}, as SQLite must")
+    elif store.exists() and not os.access(store, os.R_OK | os.W_OK):
+        yield Problem("store.url", f"this user may not read and write {store}")
+
+
 def _report(call: Call, config: Config | None, problems: Sequence[Problem]) -> int:
-    warnings = config.warnings if config is not None else ()
+    warnings = [*config.warnings, *_doubts(call, config)] if config is not None else []
     code = WRONG if problems else 0
     if call.json:
         call.out.json(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -78,6 +79,10 @@ for each in (
     program.add_command(each)
 
 
+_OUTPUT_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_MAKE_ROOM: Final = "make room where the output goes, or send it elsewhere"
+
+
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run one command and end the process with its exit code."""
     for stream in (sys.stdout, sys.stderr):
@@ -103,11 +108,22 @@ def run(args: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         _write("tokenproxy: interrupted.")
         return INTERRUPTED
-    except BrokenPipeError:  # `tokenproxy status | head -1`: nobody reads on, which is no failure to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:
+        return _system_error(error, told)
     except Exception as error:  # noqa: BLE001 - the top-level loop of a command
         return _unexpected(error, told)
+
+
+def _system_error(error: OSError, told: Told) -> int:
+    """Of our output alone; every other one is told by the part that it happened to."""
+    left = isinstance(error, BrokenPipeError)
+    if not left and (error.errno not in _OUTPUT_FULL or error.filename is not None):
+        return _unexpected(error, told)
+    # Else Python tries again at exit to write what is left, and complains in its own words.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if left:  # `tokenproxy status | head -1`: nobody reads on, which is no failure to tell
+        return 1
+    return tell(TokenproxyError(f"the output cannot be written: {error.strerror}", next_step=_MAKE_ROOM))
 
 
 def tell(error: TokenproxyError, *, option: str = "") -> int:

@@ -182,7 +182,10 @@ def _keys_of(spec: KeySpec, secrets: Secrets) -> Iterable[bytes]:
 
 
 def _key(line: str, name: str) -> bytes:
-    step = "tokenproxy key new"
+    step = (
+        "put the right key back from its backup; where no store was sealed with it yet, move the file away, "
+        "then: tokenproxy key new"
+    )
     try:
         key = base64.b64decode(line, validate=True)
     except (binascii.Error, ValueError):

@@ -11,6 +11,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
+from tokenproxy import log
 from tokenproxy.proxy.exchange import Exchange
 from tokenproxy.proxy.parsers import BUFFER, CHUNK_SLACK, head_too_large, request_parser, request_problem
 from tokenproxy.proxy.problem import ProblemError, bad_request, render
@@ -28,7 +29,7 @@ its way (RFC 9112 section 9.6). Without a bound in bytes a caller could keep us 
 """
 BLANK_LINE: Final = b"\r\n\r\n"
 
-log: Final = logging.getLogger("tokenproxy.proxy")
+_log: Final = logging.getLogger("tokenproxy.proxy")
 
 
 class CallerSide(Side):
@@ -138,18 +139,21 @@ class CallerSide(Side):
         except HttpProcessingError as error:
             self._refuse(request_problem(error))
             return
-        settings = self.plane.settings
         first = not self.begun
         self.begun += len(data)
-        if self.begun > settings.limits.head and (
-            not messages or _size_of(messages[0][0]) > settings.limits.head
-        ):
+        if self._too_large(messages):
             self._refuse(head_too_large())
         elif messages:
             self._begin(*messages[0])
         elif first:
             # From the first byte on, whatever comes: a head that drips in does not buy time.
-            self.deadline = min(self.deadline, self.plane.monotonic() + settings.deadlines.head)
+            head = self.plane.monotonic() + self.plane.settings.deadlines.head
+            self.deadline = min(self.deadline, head)
+
+    def _too_large(self, messages: Any) -> bool:
+        """The parser bounds each line, and this the head as a whole."""
+        limit = self.plane.settings.limits.head
+        return self.begun > limit and (not messages or _size_of(messages[0][0]) > limit)
 
     def _begin(self, message: RawRequestMessage, payload: StreamReader) -> None:
         self.payload = payload
@@ -163,7 +167,7 @@ class CallerSide(Side):
                 self.begun = self.fed = 0
                 self.deadline = inf
                 if not await Exchange(self, message, payload).run():
-                    self._finish(unread=not payload.is_eof())
+                    self._finish(unread=bool(self.early) or not payload.is_eof())
                     return
                 found = self._following(chunked=bool(message.chunked))
                 if found is None:
@@ -171,8 +175,8 @@ class CallerSide(Side):
                 message, payload = found
         except (
             Exception
-        ):  # the top of a request: a mistake of ours must end this connection, and only this one
-            log.exception("A request ended by a mistake in tokenproxy.")
+        ) as error:  # the top of a task: a mistake of ours must end this connection, and only this one
+            log.event(_log, "unexpected_error", error=error, where="a request")
             self.abort()
         finally:
             self.task = None
@@ -189,12 +193,16 @@ class CallerSide(Side):
             self._refuse(request_problem(error))
             return None
         self.resume_reading()
+        # What the parser had in store of it was never counted; a request that came ahead of its turn may be weighed.
+        self.begun = _size_of(messages[0][0]) if messages else len(data)
+        if self._too_large(messages):
+            self._refuse(head_too_large())
+            return None
         if messages:
             message, payload = messages[0]
             return message, payload
         deadlines = self.plane.settings.deadlines
         now = self.plane.monotonic()
-        self.begun = len(data)
         self.deadline = now + (deadlines.head if data else deadlines.keep_alive)
         if self.plane.draining:
             self.transport.close()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp.http_parser import RawRequestMessage, RawResponseMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
+from tokenproxy import log
 from tokenproxy.core.interfaces import KeepAnswer
 from tokenproxy.core.problems import BODY_NOT_REPLAYABLE
 from tokenproxy.core.tokens import TokenSet
@@ -24,7 +25,7 @@ from tokenproxy.proxy.upstream import UpstreamSide
 if TYPE_CHECKING:
     from tokenproxy.proxy.caller import CallerSide
 
-log: Final = logging.getLogger("tokenproxy.proxy")
+_log: Final = logging.getLogger("tokenproxy.proxy")
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 CONTINUE_AFTER: Final = 1.0
@@ -179,8 +180,10 @@ class Exchange:
                 deadlines=self.plane.settings.deadlines,
                 monotonic=self.plane.monotonic,
             )
-        except Exception:  # the top of a task: a mistake of ours must not leave the exchange waiting for ever
-            log.exception("The upload of a body ended by a mistake in tokenproxy.")
+        except (
+            Exception
+        ) as error:  # the top of a task: a mistake of ours must not leave the exchange waiting for ever
+            log.event(_log, "unexpected_error", error=error, where="the upload of a body")
             upstream.fail(upstream_invalid("The upload of the body ended by a mistake in tokenproxy."))
         finally:
             if nudge is not None:
@@ -314,6 +317,8 @@ class Exchange:
             return False
         request = self.request
         route = request.lane.route.name if request is not None else ""
+        if request is not None:
+            request.lane.tell(problem, self.plane.monotonic())
         self.answered = True
         self.status = problem.kind.status
         self.code = problem.code

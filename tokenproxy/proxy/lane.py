@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections import deque
 from typing import Final
 
+from tokenproxy import log
 from tokenproxy.core.routes import Route, account_header
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.metrics import RouteMetrics
 from tokenproxy.proxy.pool import Pool
 from tokenproxy.proxy.problem import ProblemError
 
+_log: Final = logging.getLogger("tokenproxy.proxy")
+
 CARDS: Final = 1024
 """Accounts of one route whose token line is kept ready; more are made anew."""
 _UNSENDABLE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+TELL_EVERY: Final = 10.0
+_TOLD: Final = {
+    "upstream_unreachable": "upstream_failed",
+    "upstream_invalid": "upstream_failed",
+    "upstream_timeout": "upstream_failed",
+    "overloaded": "overloaded",
+}
+"""Error code -> log event; the others are the caller's business, or told where they arise."""
 
 
 class Card:
@@ -96,7 +110,9 @@ class Lane:
         "pool",
         "prefix_length",
         "route",
+        "told_until",
         "turns",
+        "untold",
     )
 
     def __init__(self, route: Route, *, pool: Pool, metrics: RouteMetrics, turns: Turns) -> None:
@@ -114,6 +130,21 @@ class Lane:
         self.inject = tuple(route.inject.value.split("{access_token}"))
         self.dropped = _dropped(route)
         self.cards: dict[str, Card] = {}
+        self.told_until = 0.0
+        self.untold = 0
+
+    def tell(self, problem: ProblemError, now: float) -> None:
+        """Log what ails the upstream, at most once in ``TELL_EVERY`` seconds: an outage is one event, not a thousand."""
+        event = _TOLD.get(problem.code)
+        if event is None:
+            return
+        self.untold += 1
+        if now < self.told_until:
+            return
+        log.event(
+            _log, event, route=self.route.name, code=problem.code, detail=problem.detail, times=self.untold
+        )
+        self.told_until, self.untold = now + TELL_EVERY, 0
 
     def card(self, account: str, tokens: TokenSet) -> Card:
         """The token's line, made once per token set; raises ``misconfigured`` for a token that no header can hold."""
@@ -132,7 +163,7 @@ class Lane:
             raise ProblemError(
                 "misconfigured",
                 "The account's token holds characters that no header may hold, so it is not sent.",
-                next_step=f"Run: tokenproxy login {account}",
+                next_step=f"tokenproxy import {account} < answer.json",
                 account=account,
             )
         return b"%b: %b\r\n\r\n" % (self.route.inject.header.encode(), value)

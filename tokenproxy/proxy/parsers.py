@@ -13,6 +13,7 @@ from aiohttp.http_parser import HttpRequestParser, HttpResponseParser
 
 from tokenproxy.errors import TokenproxyError
 from tokenproxy.proxy.problem import ProblemError, bad_request
+from tokenproxy.proxy.side import Side
 
 compiled: Any = None
 with contextlib.suppress(ImportError):  # no wheel for this machine
@@ -93,7 +94,7 @@ def check_parsers() -> None:
         )
     loop = asyncio.new_event_loop()
     try:
-        parser = response_parser(None, loop, line=BUFFER)
+        parser = response_parser(Side(loop), loop, line=BUFFER)
         parser.feed_data(b"HTTP/1.1 204 No Content\r\nX-Folded: a\r\n b\r\n\r\n")
     except HttpProcessingError:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import resource
 import socket
@@ -14,6 +15,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any, Final
 
+from tokenproxy import log
 from tokenproxy.core.interfaces import Clock, TokenSource
 from tokenproxy.core.routes import Route, RouteTable
 from tokenproxy.core.settings import Deadlines, Limits, ReplayBudget
@@ -27,6 +29,8 @@ from tokenproxy.proxy.pool import Pool
 from tokenproxy.proxy.record import RequestLog
 from tokenproxy.proxy.request import Gate
 from tokenproxy.proxy.tls import stamp, tls_context
+
+_log: Final = logging.getLogger("tokenproxy.proxy")
 
 SWEEP: Final = 0.5
 """Seconds between two looks at all deadlines; with 10,000 idle connections below 0.5 % of a core."""
@@ -165,7 +169,9 @@ class Plane:
             caller.close_if_idle()
         tasks = [caller.task for caller in self.callers if caller.task is not None]
         if tasks and drain > 0:
-            await asyncio.wait(tasks, timeout=drain)
+            _, cut = await asyncio.wait(tasks, timeout=drain)
+            if cut:
+                log.event(_log, "drain_cut", requests=len(cut))
         for caller in list(self.callers):
             caller.abort()
         tasks = [caller.task for caller in self.callers if caller.task is not None]

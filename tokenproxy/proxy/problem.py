@@ -43,8 +43,9 @@ class ProblemError(Exception):
 
     @classmethod
     def of(cls, error: AccountError) -> ProblemError:
+        # An account that a reload took away under a request is the operator's business as well.
         return cls(
-            error.code,
+            error.code if error.code in PROBLEMS else "misconfigured",
             error.message,
             next_step=error.next_step,
             retry_after=error.retry_after,

@@ -68,7 +68,7 @@ _CORRUPT: Final = _Fault(
 _LOCKED: Final = _Fault(
     "locked",
     "another tokenproxy has the store {path} open",
-    "talk to that one (tokenproxy status does) or stop it",
+    "stop that one, or ask it: tokenproxy status",
     StoreLockedError,
 )
 _READONLY: Final = _Fault(
