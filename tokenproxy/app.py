@@ -180,7 +180,9 @@ class App:
 
     async def _check_unstored(self) -> str | None:
         count = self.source.unstored
-        return f"{count} token sets are not in the store yet" if count else None
+        if not count:
+            return None
+        return f"{count} token {'set is' if count == 1 else 'sets are'} not in the store yet"
 
     @property
     def in_flight(self) -> int:

@@ -79,7 +79,7 @@ async def test_a_refused_grant_is_3_and_a_provider_that_is_down_is_4(setup: Setu
     assert f"Next:  tokenproxy status books --config {setup.config}\n" in down.err
     assert degraded.code == 0
     assert "! degraded" in degraded.out
-    assert "tried again by itself" in degraded.out
+    assert "tried again once serve runs" in degraded.out
     assert refused.code == 3
     assert "Next:  tokenproxy import books" in refused.err
     assert ended.code == 3

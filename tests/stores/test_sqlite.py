@@ -545,3 +545,16 @@ async def test_a_state_of_a_later_release_is_one_sentence(path: Path) -> None:
     async with opened(path) as store:
         with pytest.raises(StoreError, match="a state that this tokenproxy does not know"):
             await store.load("crm/anna")
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+async def test_a_file_that_is_gone_is_noticed_while_serve_runs(path: Path, how: str) -> None:
+    """SQLite writes on into the deleted file and says nothing; the next start would find no login at all."""
+    async with opened(path) as store:
+        await store.check()
+        path.unlink()
+        if how == "replaced":
+            path.write_bytes(b"")
+
+        with pytest.raises(StoreError, match="deleted or replaced"):
+            await store.check()

@@ -156,22 +156,23 @@ async def test_a_provider_that_is_down_takes_nothing_away(tmp_path: Path) -> Non
             assert provider.reuses == 0
 
 
-@pytest.mark.parametrize("changed", ["token_url", "client_id"])
+@pytest.mark.parametrize("changed", ["provider", "token_url", "client_id"])
 async def test_a_changed_registration_gets_nothing(tmp_path: Path, changed: str) -> None:
     """A refresh token goes to the endpoint and the client that obtained it, whatever the config says now."""
     async with (
         PerscomProvider() as provider,
         PerscomProvider() as elsewhere,
+        AskaraProvider() as another,
         Api(provider) as api,
         calling() as caller,
     ):
         config = configured(tmp_path, provider, api)
         await imported(config, "books", provider.new_grant())
         provider.revoke_all_access()
-        if changed == "token_url":
-            config = configured(tmp_path, elsewhere, api)
-        else:
+        if changed == "client_id":
             config = configured(tmp_path, provider, api, client_id="another")
+        else:
+            config = configured(tmp_path, elsewhere if changed == "token_url" else another, api)
         async with serving(config) as serve:
             async with caller.get(f"{serve.url}/books/x") as answer:
                 assert answer.status == 503
@@ -183,7 +184,7 @@ async def test_a_changed_registration_gets_nothing(tmp_path: Path, changed: str)
             assert "rebind" in status["next_step"]
             assert code == 3
         assert provider.token_calls == 0
-        assert elsewhere.token_calls == 0
+        assert elsewhere.token_calls == another.token_calls == 0
         assert not any(request.token for request in api.requests)
 
 
@@ -206,6 +207,58 @@ async def test_a_login_that_is_over_says_so_and_an_import_mends_it(tmp_path: Pat
             await imported(config, "books", provider.new_grant())
             async with caller.get(f"{serve.url}/books/x") as answer:
                 assert answer.status == 200
+
+
+RUBBISH = {
+    "HTML": (200, {"Content-Type": "text/html"}, b"<!doctype html><title>Maintenance</title>"),
+    "10 MB": (200, {"Content-Type": "application/json"}, b'{"access_token": "' + b"x" * 10_000_000),
+    "CR LF in the token": (
+        200,
+        {"Content-Type": "application/json"},
+        b'{"access_token": "a\\r\\nX-Evil: 1"}',
+    ),
+    "an empty answer": (200, {}, b""),
+    "a redirect": (302, {"Location": "http://127.0.0.1:9/elsewhere"}, b""),
+    "an object for a token": (200, {"Content-Type": "application/json"}, b'{"access_token": {"a": [1]}}'),
+}
+
+
+@pytest.mark.parametrize("kind", RUBBISH)
+async def test_rubbish_from_the_token_endpoint_takes_nothing_away(tmp_path: Path, kind: str) -> None:
+    """It is told as what it is, nothing of it reaches the upstream, and the stored tokens stay as they were."""
+    async with PerscomProvider() as provider, Api(provider) as api:
+        config = configured(tmp_path, provider, api)
+        async with serving(config) as serve, calling() as caller:
+            await imported(config, "books", provider.new_grant())
+            provider.revoke_all_access()
+            provider.answer_override = RUBBISH[kind]
+            async with caller.get(f"{serve.url}/books/x") as answer:
+                assert answer.status == 503
+                assert answer.headers["Tokenproxy-Error"] in {"provider_unavailable", "misconfigured"}
+                assert "X-Evil" not in str(answer.headers)
+            assert (await status_of(config, "books"))["generation"] == 1
+
+            provider.answer_override = None
+            code, _, err = await command(config, "refresh", "books")
+            assert code == 0, err
+            async with caller.get(f"{serve.url}/books/x") as answer:
+                assert answer.status == 200
+        assert provider.reuses == 0
+
+
+async def test_a_number_written_as_text_is_a_number(tmp_path: Path) -> None:
+    """``"expires_in": "3600"`` (PayPal and others) is an hour, not a crash and not for ever."""
+    async with PerscomProvider() as provider, Api(provider) as api:
+        provider.expires_in = "3600"
+        config = configured(tmp_path, provider, api)
+        async with serving(config):
+            await imported(config, "books", provider.new_grant())
+            code, _, err = await command(config, "refresh", "books")
+            assert code == 0, err
+            status = await status_of(config, "books")
+
+            assert status["generation"] == 2
+            assert status["expires_at"] is not None
 
 
 async def test_no_secret_in_anything_that_the_program_writes(tmp_path: Path) -> None:

@@ -243,10 +243,9 @@ def _read(call: Call, account: str | None) -> tuple[bool, list[Status], Mapping[
     """
 
     async def work(_: Config, face: OperatorFace) -> tuple[bool, list[Status], Mapping[str, str]]:
-        if account is not None:
-            found = [await face.accounts.status(account)]
-        else:
-            found = list(await face.accounts.statuses())
+        found: list[Status] = (
+            [*await face.accounts.statuses()] if account is None else [await face.accounts.status(account)]
+        )
         reasons = (await face.info()).get("reasons", {}) if face.running else {}
         return face.running, found, reasons
 

@@ -173,9 +173,7 @@ class CallerSide(Side):
                 if found is None:
                     return
                 message, payload = found
-        except (
-            Exception
-        ) as error:  # the top of a task: a mistake of ours must end this connection, and only this one
+        except Exception as error:  # noqa: BLE001 - a task's top: this connection, and only this one, must end
             log.event(_log, "unexpected_error", error=error, where="a request")
             self.abort()
         finally:

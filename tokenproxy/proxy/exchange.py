@@ -180,9 +180,7 @@ class Exchange:
                 deadlines=self.plane.settings.deadlines,
                 monotonic=self.plane.monotonic,
             )
-        except (
-            Exception
-        ) as error:  # the top of a task: a mistake of ours must not leave the exchange waiting for ever
+        except Exception as error:  # noqa: BLE001 - a task's top: the exchange must not wait for ever
             log.event(_log, "unexpected_error", error=error, where="the upload of a body")
             upstream.fail(upstream_invalid("The upload of the body ended by a mistake in tokenproxy."))
         finally:

@@ -68,7 +68,7 @@ _CORRUPT: Final = _Fault(
 _LOCKED: Final = _Fault(
     "locked",
     "another tokenproxy has the store {path} open",
-    "stop that one, or ask it: tokenproxy status",
+    "ask that one: tokenproxy status; where that says the same, stop it and start it again",
     StoreLockedError,
 )
 _READONLY: Final = _Fault(
@@ -106,6 +106,7 @@ class Disk:
         self._connection = connection
         self._path = path
         self._metrics = metrics
+        self._opened = path.stat()
 
     async def run(
         self, operation: str, sql: str, parameters: Mapping[str, Value] | None = None
@@ -135,6 +136,27 @@ class Disk:
         except sqlite3.Error as error:
             await self._connection.rollback()
             raise self._explained("migrate", error) from error
+
+    async def refuse_lost(self) -> None:
+        """
+        Raise ``StoreError`` where the file's name leads elsewhere by now.
+
+        SQLite goes on writing to a file that was deleted, and nothing of it is there at the next start.
+        """
+        if not await asyncio.to_thread(self._is_there):
+            self._metrics.error("check", "io")
+            raise StoreError(
+                f"the file of the store {self._path} was deleted or replaced; what is stored now ends with this process",
+                next_step="put the file back from a backup, or import the accounts again after a restart of serve",
+            )
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(self._path.stat(), self._opened)
+        except FileNotFoundError:
+            return False
+        except OSError:  # a folder that may not be looked at for now says nothing about the file
+            return True
 
     async def wipe_log(self) -> None:
         """

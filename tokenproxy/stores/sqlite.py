@@ -255,6 +255,7 @@ class SQLiteStore:
     async def check(self) -> None:
         if not await self._disk.run("check", _CHECK):
             raise StoreError("the store has lost its own page", next_step="restore the store from a backup")
+        await self._disk.refuse_lost()
 
     async def close(self) -> None:
         await self._disk.close()
