@@ -395,7 +395,7 @@ async def test_a_status_in_words_and_without_secrets() -> None:
         assert set(status) == {
             *("account", "provider", "state", "reason", "detail", "next_step", "generation", "expires_at"),
             *("refresh_expires_at", "renewed_at", "since", "retry_at", "identity", "scope", "in_flight"),
-            *("unstored", "live"),
+            *("unstored", "live", "renewable"),
         }
 
 

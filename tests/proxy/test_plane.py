@@ -78,6 +78,22 @@ async def test_a_port_in_use_is_one_sentence() -> None:
             await s.plane.listen(s.address)
 
 
+async def test_each_way_not_to_listen_has_its_own_next_step(tmp_path: Path) -> None:
+    """ "Stop the other program" helps nobody where a file is in the way."""
+    (tmp_path / "config.toml").write_text("")
+    async with stage() as s:
+        for address, step in (
+            (f"unix:{tmp_path}/config.toml", "Move the file away"),
+            (f"unix:{tmp_path}/nowhere/socket", "Make the folder"),
+            ("192.0.2.1:80", "not this machine's"),
+            (s.address, "Stop the other program"),
+        ):
+            with pytest.raises(ListenError) as caught:
+                await s.plane.listen(address)
+            assert step in caught.value.next_step
+    assert (tmp_path / "config.toml").exists()
+
+
 async def test_requests_beyond_the_limit_wait_and_are_then_refused() -> None:
     """503 with Retry-After, instead of a pile that makes everybody slow."""
     held = Held()

@@ -239,14 +239,20 @@ def _refusal(guard: Guard, request: web.Request) -> web.Response | None:
         return None
     refused = guard.refusal(
         request.headers.getall("Host", ()),
-        origin=request.headers.get("Origin"),
-        fetch_site=request.headers.get("Sec-Fetch-Site"),
+        origin=_all(request, "Origin"),
+        fetch_site=_all(request, "Sec-Fetch-Site"),
     )
     if refused is None:
         return None
     code, sentence = refused
     event(_log, "caller_refused", code=code, listener="admin")
     return _refuse(400 if code == "bad_request" else 403, code, sentence)
+
+
+def _all(request: web.Request, name: str) -> str | None:
+    """Every line of a field: a second one must not hide behind a harmless first."""
+    lines = request.headers.getall(name, ())
+    return ", ".join(lines) if lines else None
 
 
 def _as_json(handler: Handler) -> Handler:

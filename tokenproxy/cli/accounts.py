@@ -69,6 +69,9 @@ def import_(call: Call, *, account: str) -> None:
         return
     call.out.done(f"{account}: tokens imported")
     _facts(call.out, status)
+    if status["renewable"] is False:
+        lost = "no refresh token came along: when this access token ends, somebody must import again"
+        call.out.done(lost, mark="warn")
     if not running:
         call.out.say(call.step("Next:  tokenproxy serve"))
     elif not status["live"]:

@@ -182,7 +182,8 @@ class Accounts(Protocol):
 
         Keys: account, provider, state, reason, detail (a sentence), next_step (a command or ""), generation,
         expires_at, refresh_expires_at, renewed_at, since, retry_at (ISO 8601 or None), identity, scope,
-        in_flight (bool), live (bool: a token that may be sent is there). Raises ``AccountError`` for an unknown name.
+        in_flight (bool), live (bool: a token that may be sent is there), renewable (bool, None while it is only on
+        disk: a refresh token is there). Raises ``AccountError`` for an unknown name.
         """
 
     async def import_answer(self, account: str, answer: bytes) -> dict[str, Any]:

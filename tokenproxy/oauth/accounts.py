@@ -126,6 +126,7 @@ class OperatorAccounts:
             "in_flight": entry.renewal is not None if entry else False,
             "unstored": entry.unstored is not None if entry else False,
             "live": live,
+            "renewable": entry.tokens.refresh_token is not None if entry else None,
         }
 
 

@@ -312,7 +312,9 @@ def without_secrets(text: str, entry: Entry) -> str:
     held, registration = entry.tokens, entry.account.registration
     basic = b64encode(f"{registration.client_id}:{registration.client_secret}".encode()).decode()
     for secret in (held.refresh_token, held.access_token, registration.client_secret, basic):
-        for spelling in {secret, quote(secret, safe=""), quote_plus(secret)} if secret else ():
+        if not secret or len(secret) < _RECOGNISED:  # hiding single letters would garble every sentence
+            continue
+        for spelling in (secret, quote(secret, safe=""), quote_plus(secret)):
             text = _without(text, spelling)
     return text
 

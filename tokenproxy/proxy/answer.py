@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -11,7 +12,7 @@ from aiohttp.http_parser import RawResponseMessage
 from tokenproxy.core.problems import BODY_NOT_REPLAYABLE
 from tokenproxy.proxy.lane import canonical
 from tokenproxy.proxy.problem import upstream_invalid
-from tokenproxy.proxy.request import CHUNKED, KNOWN_NAMES
+from tokenproxy.proxy.request import CHUNKED, KNOWN_NAMES, LONGEST_LENGTH
 
 PLAIN, HOP, CONNECTION, LENGTH, ENCODING, DATE = range(6)
 
@@ -28,6 +29,7 @@ KINDS: Final[Mapping[bytes, int]] = {
     b"upgrade": HOP,
     b"tokenproxy-error": HOP,  # says that we made the answer, which no upstream may say
 }
+CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 MARK: Final = b"Tokenproxy-Error: %s\r\n" % BODY_NOT_REPLAYABLE.encode()
 
 _kinds: Final[dict[bytes, int]] = {}
@@ -47,7 +49,7 @@ class AnswerHead:
         """Content-Length, or no body at all: the caller knows where the answer ends."""
 
 
-def read_answer(message: RawResponseMessage, *, headless: bool, date: Callable[[], bytes]) -> AnswerHead:  # noqa: C901 - one pass over the fields
+def read_answer(message: RawResponseMessage, *, headless: bool, date: Callable[[], bytes]) -> AnswerHead:  # noqa: C901, PLR0912 - one pass over the fields
     """
     Check a final answer and make its head; raises ``upstream_invalid``. ``headless`` where the request was HEAD,
     ``date`` makes a Date line for answers that have none (RFC 9110 section 6.6.1).
@@ -71,6 +73,8 @@ def read_answer(message: RawResponseMessage, *, headless: bool, date: Callable[[
             dated = True
             fields.append(field)
         elif kind == LENGTH:
+            if len(field[1]) > LONGEST_LENGTH:
+                raise upstream_invalid("The upstream's answer has a length that is none.")
             if code != 204:  # RFC 9110 section 8.6
                 sized = True
                 fields.append(field)
@@ -127,6 +131,8 @@ def _learn(name: bytes) -> int:
 def _status_line(code: int, reason: str) -> bytes:
     line = _status_lines.get((code, reason))
     if line is None:
+        if CONTROL.search(reason):  # RFC 9112 section 4: a reason holds visible characters and blanks
+            raise upstream_invalid("The upstream's status line has control characters.")
         line = b"HTTP/1.1 %d %b\r\n" % (code, reason.encode("utf-8", "surrogateescape"))
         if len(_status_lines) >= KNOWN_NAMES:
             _status_lines.clear()

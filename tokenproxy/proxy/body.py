@@ -146,6 +146,7 @@ class Body:
         "chunked",
         "complete",
         "replayable",
+        "sent",
         "size",
     )
 
@@ -164,6 +165,8 @@ class Body:
         """Bytes read from the caller so far."""
         self.complete = False
         """All of it has been read from the caller."""
+        self.sent = False
+        """All of it has been written in the present attempt: else the upstream still waits for the rest."""
         self.replayable = length is None or length <= replay.memory + replay.disk
         """Everything that was read is in the copy."""
         if payload.is_eof():
@@ -172,9 +175,12 @@ class Body:
 
     def at_hand(self) -> bytes | None:
         """The whole body, framed, where it is here in one piece: it goes with the head in one write."""
-        if not self.complete or len(self._pieces) != 1 or not self.replayable:
+        if not self.complete or not self.replayable or self._spool is not None or len(self._pieces) > 1:
             return None
-        return chunk(self._pieces[0]) + LAST_CHUNK if self.chunked else self._pieces[0]
+        whole = b"".join(self._pieces)
+        if not self.chunked:
+            return whole
+        return chunk(whole) + LAST_CHUNK if whole else LAST_CHUNK
 
     async def send(
         self, upstream: UpstreamSide, caller: Side, *, deadlines: Deadlines, monotonic: Callable[[], float]
@@ -200,6 +206,7 @@ class Body:
                 await self._write(upstream, piece, deadlines, monotonic)
             if self.chunked:
                 upstream.transport.write(LAST_CHUNK)
+            self.sent = True
             if upstream.payload is None:
                 upstream.deadline = monotonic() + deadlines.first_byte
         except ProblemError as problem:
@@ -242,6 +249,8 @@ class Body:
     def _take(self, piece: bytes) -> None:
         """A body that is here at once is in memory anyway; the budget only decides whether it stays."""
         self.size = len(piece)
+        if not piece:
+            return
         self._pieces.append(piece)
         if self._vault.take_memory(self.size):
             self._memory = self.size

@@ -184,13 +184,17 @@ class CallerSide(Side):
         self.payload = None
         if chunked:
             self.parser = self._parser()
-        data, self.early = self.early, b""
+        data = b""
         try:
-            messages = self.parser.feed_data(data)[0]
+            messages = self.parser.feed_data(b"")[0]
+            if not messages and self.early:
+                data, self.early = self.early, b""
+                messages = self.parser.feed_data(data)[0]
         except HttpProcessingError as error:
             self._refuse(request_problem(error))
             return None
-        self.resume_reading()
+        if len(self.early) <= BUFFER:
+            self.resume_reading()
         # What the parser had in store of it was never counted; a request that came ahead of its turn may be weighed.
         self.begun = _size_of(messages[0][0]) if messages else len(data)
         if self._too_large(messages):
@@ -198,6 +202,11 @@ class CallerSide(Side):
             return None
         if messages:
             message, payload = messages[0]
+            if self.early and not payload.is_eof():  # the store is empty: its body goes on in what came later
+                rest, self.early = self.early, b""
+                self.fed = 0
+                self._feed_body(payload, rest)
+                self.resume_reading()
             return message, payload
         deadlines = self.plane.settings.deadlines
         now = self.plane.monotonic()

@@ -108,9 +108,9 @@ class Exchange:
                 self._worked(request, tokens)
             return await self._pass_on(request, answer)
         except ProblemError as problem:
-            return self._refuse(problem)
+            return await self._refused(problem)
         except AccountError as error:
-            return self._refuse(ProblemError.of(error))
+            return await self._refused(ProblemError.of(error))
         except ConnectionError:  # the caller is gone
             return False
         finally:
@@ -151,9 +151,12 @@ class Exchange:
         headless = request.method == "HEAD"
         deadline = sent + plane.settings.deadlines.first_byte
         body = self.body
+        if body is not None:
+            body.sent = False
         if body is None:
             upstream.begin(head, headless=headless, deadline=deadline)
         elif (whole := body.at_hand()) is not None:
+            body.sent = True
             upstream.begin(head + whole, headless=headless, deadline=deadline)
         else:
             upstream.begin(head, headless=headless, deadline=inf)
@@ -225,7 +228,7 @@ class Exchange:
             lane.metrics.retries["not_replayable"] += 1
             return answer
         if upstream is not None:
-            upstream.release(answer, uploaded=body is None or body.complete, now=plane.monotonic())
+            upstream.release(answer, uploaded=body is None or body.sent, now=plane.monotonic())
             self.upstream = None
         answer = await self._send(request, newer)
         if answer.code in lane.dead:
@@ -252,7 +255,7 @@ class Exchange:
         if upstream is None or payload is None:
             raise upstream_invalid("The upstream's answer is gone.")
         head = read_answer(answer, headless=request.method == "HEAD", date=plane.date_line)
-        uploaded = self.body is None or self.body.complete
+        uploaded = self.body is None or self.body.sent
         keep = request.keep and uploaded and not plane.draining and caller.clean(request)
         last_lines, chunked, keep = ending(
             head, modern=request.modern, keep=keep, marked=self.code == BODY_NOT_REPLAYABLE
@@ -271,7 +274,7 @@ class Exchange:
             caller.transport.write(start + body)
         else:
             await self._stream(start, payload, upstream, chunked=chunked)
-            uploaded = self.body is None or self.body.complete
+            uploaded = self.body is None or self.body.sent
             upstream.release(answer, uploaded=uploaded, now=plane.monotonic())
         self.upstream = None
         self.result = "ok" if answer.code < 500 else "upstream_error"
@@ -331,6 +334,15 @@ class Exchange:
         )
         head, body = render(problem, date=self.plane.date_line(), route=route, keep=keep)
         self.caller.transport.write(head if self.message.method == "HEAD" else head + body)
+        return keep
+
+    async def _refused(self, problem: ProblemError) -> bool:
+        keep = self._refuse(problem)
+        if keep and self.caller.writing_paused:
+            try:
+                await self.caller.drain(self.plane.monotonic() + self.plane.settings.deadlines.body_idle)
+            except ConnectionError:
+                return False
         return keep
 
     # afterwards

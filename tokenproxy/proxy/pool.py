@@ -78,7 +78,7 @@ class Pool:
         except ssl.SSLCertVerificationError as error:
             raise ProblemError(
                 "upstream_unreachable",
-                f"The certificate of the upstream {upstream.authority} is not trusted: {error.verify_message}.",
+                f"The certificate of the upstream {upstream.authority} is not trusted: {error.verify_message.rstrip('.')}.",
                 next_step="Name its authority in tls.ca_file of the route.",
             ) from error
         except ssl.SSLError as error:

@@ -38,6 +38,25 @@ KNOWN_NAMES: Final = 1024
 """Spellings of field names whose kind is remembered; emptied when full, so that no caller can make it grow."""
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 """RFC 9110 section 9.2.2; TRACE is refused, and extension methods say nothing about themselves."""
+FOREIGN_METHODS: Final = frozenset(
+    (
+        "ANNOUNCE",
+        "DESCRIBE",
+        "FLUSH",
+        "GET_PARAMETER",
+        "PAUSE",
+        "PLAY",
+        "RECORD",
+        "REDIRECT",
+        "SETUP",
+        "SET_PARAMETER",
+        "SOURCE",
+        "TEARDOWN",
+    )
+)
+"""The parser lets these in only under another protocol's name, which it does not tell."""
+LONGEST_LENGTH: Final = 18
+"""Digits of a Content-Length: an exabyte, and far below 2**64 - 1, which the parser takes for "no length"."""
 VIA: Final = b"Via: 1.1 tokenproxy\r\n"
 CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 
@@ -131,7 +150,7 @@ class Gate:
                 routed = True
                 fields.append(field)
             elif kind == LENGTH:
-                if length is not None or not value.isdigit():
+                if length is not None or not value.isdigit() or len(value) > LONGEST_LENGTH:
                     raise bad_request("The Content-Length of the request is not one number.")
                 length = int(value)
                 fields.append(field)
@@ -164,6 +183,8 @@ class Gate:
         method = message.method
         if method == "CONNECT" or method == "TRACE":  # noqa: PLR1714 - cheaper than building a set
             raise bad_request("CONNECT and TRACE are not for this proxy.")
+        if method in FOREIGN_METHODS:
+            raise bad_request("The method belongs to RTSP or ICE.")
         target = message.path
         if target[:1] != "/":
             host, target = _split_absolute(target)

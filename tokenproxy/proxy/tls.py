@@ -50,11 +50,23 @@ def tls_context(files: TLSFiles, *, where: str = "tls") -> ssl.SSLContext:
     return context
 
 
-def stamp(files: TLSFiles) -> tuple[tuple[str, int, int], ...]:
-    """Names, times and sizes: tells at a reload whether a file was replaced under its old name."""
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+def stamp(files: TLSFiles, *, where: str = "tls") -> Stamp:
+    """
+    Names, times and sizes: tells at a reload whether a file was replaced under its old name.
+
+    Raises ``TLSFileError`` for a file that cannot be read.
+    """
     found = []
-    for path in (files.ca_file, files.cert_file, files.key_file):
+    for key, path in (
+        ("ca_file", files.ca_file),
+        ("cert_file", files.cert_file),
+        ("key_file", files.key_file),
+    ):
         if path:
+            _readable(path, f"{where}.{key}")
             status = Path(path).stat()
             found.append((path, status.st_mtime_ns, status.st_size))
     return tuple(found)

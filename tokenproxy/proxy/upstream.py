@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 QUEUE: Final = 32
 """1xx answers that may wait to be passed on; more at once is an attack."""
 BLANK_LINE: Final = b"\r\n\r\n"
-UNCLEAN: Final = re.compile(rb"[^\r]\n|\r[^\n]|\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+UNCLEAN: Final = re.compile(rb"\n[^:\n]*[ \t]:|[^\r]\n|\r[^\n]|\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """In a head that ends with CR LF: lone CR or LF, obs-fold, control characters (RFC 9112 sections 2.2 and 5.2)."""
 
 
@@ -41,6 +41,7 @@ class UpstreamSide(Side):
         "fed",
         "head",
         "headless",
+        "lenient",
         "parser",
         "payload",
         "pool",
@@ -68,6 +69,8 @@ class UpstreamSide(Side):
         """Bytes received since the final head's segment, framing included."""
         self.busy = False
         self.chunked = False
+        self.lenient = False
+        """The parser took a duplicate field of this answer; it must not be as kind to the next one."""
         self.reused = False
         """An earlier exchange went over this connection, so that it may have died of age."""
         self.silent = True
@@ -128,10 +131,10 @@ class UpstreamSide(Side):
             self.busy = False
             self.payload = None
             self.head = b""
-            if self.chunked:
+            if self.chunked or self.lenient:
                 # The last trailer of a chunked answer stays in the parser and comes out as the first field of
                 # the next answer on this connection: another caller's. Only a new parser forgets it.
-                self.chunked = False
+                self.chunked = self.lenient = False
                 self.parser = self._parser()
             self.reused = True
             self.deadline = now + self.pool.idle_timeout
@@ -271,6 +274,7 @@ class UpstreamSide(Side):
         except HttpProcessingError as error:
             if not error.message.startswith("Duplicate '") or UNCLEAN.search(head):
                 return ()
+        self.lenient = True
         self.parser = self._parser(lenient=True)
         try:
             return self.parser.feed_data(head)[0]
