@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
@@ -70,11 +71,13 @@ class Vault:
 class Spool:
     """The part of one body's copy that memory has no room for: an unlinked 0600 file."""
 
-    __slots__ = ("_file", "_job", "_vault", "size")
+    __slots__ = ("_closed", "_file", "_job", "_lock", "_vault", "size")
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
         self._file: IO[bytes] | None = None
+        self._lock = threading.Lock()
+        self._closed = False
         self._job: asyncio.Future[Any] | None = None
         """The newest thing that a thread does with the file; there is never more than one at a time."""
         self.size = 0
@@ -97,35 +100,45 @@ class Spool:
         return piece
 
     def close(self) -> None:
-        """Behind what a thread may still do with the file."""
-        if self._job is None or self._job.done():
-            self._vault.last(self._close)
-        else:
-            self._job.add_done_callback(self._close_after)
+        """Behind what a thread is doing with the file, whether or not the loop lives to see it done."""
+        if self._job is not None:
+            self._job.add_done_callback(_looked_at)
+        self._vault.last(self._close)
 
     async def _run(self, job: Callable[..., Any], *args: Any) -> Any:
         self._job = self._vault.in_thread(job, *args)
         return await asyncio.shield(self._job)
 
-    def _close_after(self, job: asyncio.Future[Any]) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            job.exception()  # nobody waits for it any more; without a look asyncio would log it
-        self._vault.last(self._close)
+    # In a thread, one at a time; nothing is done to a file that is closed.
 
     def _read(self, at: int) -> bytes:
-        return b"" if self._file is None else os.pread(self._file.fileno(), min(BUFFER, self.size - at), at)
+        with self._lock:
+            if self._file is None or self._closed:
+                return b""
+            return os.pread(self._file.fileno(), min(BUFFER, self.size - at), at)
 
     def _write(self, piece: bytes) -> None:
-        if self._file is None:
-            directory = self._vault.budget.directory or None
-            self._file = tempfile.TemporaryFile("w+b", buffering=0, dir=directory)  # noqa: SIM115 - lives on
-        rest = memoryview(piece)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        with self._lock:
+            if self._closed:
+                return
+            if self._file is None:
+                directory = self._vault.budget.directory or None
+                self._file = tempfile.TemporaryFile("w+b", buffering=0, dir=directory)  # noqa: SIM115 - lives on
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[self._file.write(rest) :]
 
     def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        with self._lock:
+            self._closed = True
+            if self._file is not None:
+                self._file.close()
+
+
+def _looked_at(job: asyncio.Future[Any]) -> None:
+    """Nobody waits for it any more; without a look asyncio would log its error."""
+    with contextlib.suppress(asyncio.CancelledError):
+        job.exception()
 
 
 class Body:
