@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Here
-from tests.cli.program import command_line, environment
+from tests.cli.program import command_line, environment, run
 from tokenproxy import config
 
 GOOD = """\
@@ -172,3 +172,11 @@ def test_presets_are_listed_with_what_an_account_must_fill_in(here: Here) -> Non
     )
     assert "vars = { dashboard" in here("presets", "perscom").err
     assert here("presets", "nobody").code == 2
+
+
+def test_a_missing_file_has_a_next_step(tmp_path: Path) -> None:
+    """Whoever has no config yet is told how to get one."""
+    ended = run("check", "--config", str(tmp_path / "config.toml"))
+
+    assert ended.code == 2
+    assert "tokenproxy init" in ended.err

@@ -34,7 +34,10 @@ def check(call: Call) -> int:
     try:
         config = load(call)
     except ConfigError as error:
-        return _report(call, None, error.problems)
+        code = _report(call, None, error.problems)
+        if error.next_step:
+            call.out.note(call.step(f"Next:  {error.next_step}"))
+        return code
     return _report(call, config, _beyond_the_file(config))
 
 
