@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.proxy.actors import Caller, Line, Source, WallClock, ok, route_to, stage, until
+from tests.proxy.actors import PATIENCE, QUICK, Caller, Line, Source, WallClock, ok, route_to, stage, until
 from tokenproxy.core.routes import RouteTable
 from tokenproxy.core.settings import Limits, TLSFiles
+from tokenproxy.core.tokens import TokenSet
 from tokenproxy.metrics import Metrics
 from tokenproxy.proxy import ListenError, Plane, PlaneSettings, TLSFileError
 from tokenproxy.proxy.lane import Turns
+from tokenproxy.proxy.problem import ProblemError
 
 GET = b"GET /books/x HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -280,3 +282,38 @@ def test_the_plane_needs_no_loop_to_be_built() -> None:
     """``app`` builds it before the loop of its choice runs."""
     settings = PlaneSettings(routes=RouteTable.of([route_to(1)]))
     assert Plane(settings, source=Source(), clock=WallClock(), metrics=Metrics()).in_flight == 0
+
+
+async def test_a_request_that_outlives_its_route_keeps_its_deadlines() -> None:
+    """It waits for a token while a reload takes its upstream away; connected later, it is swept all the same."""
+    renewed = asyncio.Event()
+
+    async def script(line: Line) -> None:
+        await asyncio.sleep(PATIENCE)
+
+    async with stage(script, deadlines=QUICK) as s:
+
+        async def current(account: str) -> TokenSet:
+            await renewed.wait()
+            return s.source.newest(account)
+
+        s.source.fresh = False
+        s.source.current = current  # type: ignore[method-assign]
+        caller = await s.caller()
+        answering = asyncio.create_task(caller.get())
+        await until(lambda: s.plane.in_flight)
+        s.swap(routes=RouteTable.of([route_to(s.upstream.port, to="localhost")]))
+        await (await s.caller()).rest()  # the sweep has closed an idle caller, and has looked at all pools
+        renewed.set()
+        answer = await asyncio.wait_for(answering, 2)
+        assert (answer.status, answer.code) == (504, "upstream_timeout")
+
+
+async def test_those_who_waited_in_vain_are_forgotten() -> None:
+    """An upstream that hangs with all turns taken gives none back for a minute: the queue must not grow meanwhile."""
+    turns = Turns(1)
+    assert turns.enter()
+    for _ in range(20):
+        with pytest.raises(ProblemError):
+            await turns.wait(0)
+    assert not turns.waiting

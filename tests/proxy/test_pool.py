@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 
 import pytest
 
 from tests.proxy.actors import Line, chunked, ok, post, route_to, stage, until
 from tokenproxy.core.settings import Deadlines
+from tokenproxy.core.tokens import TokenSet
+from tokenproxy.proxy.pool import Pool
 
 
 async def test_connections_are_kept_for_the_next_request() -> None:
@@ -155,6 +158,50 @@ async def test_a_close_that_the_loop_has_not_seen_costs_no_post() -> None:
         assert (await caller.answer()).body == b"fine"
         second.close()
     listener.close()
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+async def test_bytes_that_the_loop_has_not_seen_are_nobodys_answer(method: bytes) -> None:
+    """A 408 for the idle connection, or the rest of a split answer: an earlier exchange's, and perhaps another account's."""
+    lines: list[Line] = []
+
+    async def script(line: Line) -> None:
+        lines.append(line)
+        await line.send(ok(line.seen.target))
+
+    async with stage(script) as s:
+        caller = await s.caller()
+        await caller.get(b"/books/first")
+        ready = s.source.ready
+
+        def late(account: str) -> TokenSet | None:  # the last moment before a connection is chosen
+            s.source.ready = ready  # type: ignore[method-assign]
+            transport = lines[0].writer.transport
+            held = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+            held.send(ok(b"poison"))
+            held.close()
+            return ready(account)
+
+        s.source.ready = late  # type: ignore[method-assign]
+        answer = await caller.get(b"/books/second", method=method)
+        assert answer.body == b"/second"
+        assert [line.seen.connection for line in lines] == [1, 2]
+
+
+async def test_a_caller_that_leaves_while_we_connect_leaves_nothing_behind() -> None:
+    """At whatever step: uvloop closes such a connection without a word to its protocol, which nobody would ever forget."""
+    async with stage() as s:
+        pool = Pool(route_to(s.upstream.port).upstream, tls=None)
+        for steps in range(30):
+            connecting = asyncio.create_task(pool.connect())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            connecting.cancel()
+            await asyncio.wait((connecting,))
+            if not connecting.cancelled():
+                connecting.result().abort()
+        await until(lambda: not s.upstream.open)
+        await until(lambda: not pool.sides, within=1)
 
 
 async def test_a_body_that_streams_is_repeated_from_its_copy() -> None:

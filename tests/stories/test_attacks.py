@@ -8,8 +8,9 @@ from typing import Any, Self
 
 import pytest
 
-from tests.proxy.actors import Caller, Line, Stage, chunked, dead, ok, reset, route_to, stage, unless
+from tests.proxy.actors import Caller, Line, Stage, chunked, dead, ok, reset, route_to, stage, unless, until
 from tokenproxy.core.settings import Replay
+from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import LoginRequiredError
 
 HEAD = b" /books/x HTTP/1.1\r\nHost: localhost\r\n"
@@ -169,6 +170,18 @@ async def test_a_disguised_framing_is_refused(framing: bytes, piece: int) -> Non
         assert b"smuggled" not in upstream.written
 
 
+async def test_a_request_that_began_behind_a_chunked_one_costs_no_answer() -> None:
+    """The check whether the parser holds more looks at half a head: its faults must not eat the answer before it."""
+    async with stage() as st:
+        caller = await st.caller()
+        answer = await said(
+            caller, b"POST" + HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + SMUGGLED[:31]
+        )
+        assert status(answer) == 200
+        assert answer.endswith(b"hello")
+        assert b"Connection: close" in answer
+
+
 # the body that is sent again
 
 
@@ -224,6 +237,30 @@ async def test_an_answer_during_the_replay_spoils_the_connection() -> None:
         assert answer.body == b"for the victim"
 
 
+async def test_a_reset_that_the_loop_cannot_see_is_no_mistake_of_ours(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """While a body is held back nobody reads the caller's line; the half-close after an early answer finds out."""
+    gone = asyncio.Event()
+
+    async def script(line: Line) -> None:
+        await line.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nearly\r\n")
+        await gone.wait()
+        await line.send(b"0\r\n\r\n")
+        await asyncio.sleep(5)
+
+    async with stage(script) as st:
+        caller = await st.caller()
+        head = b"PUT /books/x HTTP/1.0\r\nHost: localhost\r\nContent-Length: 64000000\r\n\r\n"
+        caller.writer.write(head + bytes(32_000_000))
+        await caller.reader.readuntil(b"early")
+        await until(lambda: any(side.reading_paused for side in st.plane.callers))
+        caller.cut()
+        gone.set()
+        await until(lambda: not st.plane.callers)
+    assert "unexpected_error" not in caplog.text
+
+
 # answers
 
 
@@ -277,6 +314,15 @@ async def test_a_malformed_answer_does_not_reach_the_caller(answer: bytes) -> No
     assert after.endswith(b"next")
 
 
+async def test_half_an_answer_too_much_costs_only_the_connection() -> None:
+    """The first answer is whole and goes to its caller, however wrong the beginning behind it is."""
+    more = ok(b"hello") + b"HTTP/1.1 200 OK\r\nServer: a\r\nServer: b"
+    async with Recorder(more) as upstream, stage(**to(upstream)) as st:
+        for _ in range(2):
+            assert (await said(await st.caller(), b"GET" + HEAD + b"\r\n")).endswith(b"hello")
+        assert len(upstream.lines) == 2
+
+
 # floods
 
 
@@ -301,3 +347,26 @@ async def test_pipelining_is_held_back(answered: str) -> None:
         assert waiting < 1_000_000
         # What is neither answered nor in the two kernels' buffers (a few MB on loopback) is in the proxy.
         assert sent - taken < 8_000_000
+
+
+async def test_a_pipelined_burst_leaves_the_loop_to_others() -> None:
+    """Refusals need no upstream to wait for: thousands of them in one segment must not be one step of the loop."""
+    async with stage() as st:
+        st.source.error = LoginRequiredError("Nobody is logged in.", account="books")
+        st.source.current = _refuse_at_once(st.source.error)  # type: ignore[method-assign]
+        caller = await st.caller()
+        reading = asyncio.create_task(said(caller, (b"GET" + HEAD + b"\r\n") * 3000))
+        most = 0
+        while len(st.logged) < 3000:
+            before = len(st.logged)
+            await asyncio.sleep(0)
+            most = max(most, len(st.logged) - before)
+        await reading
+        assert most < 10
+
+
+def _refuse_at_once(error: LoginRequiredError) -> Any:
+    async def current(account: str) -> TokenSet:
+        raise error
+
+    return current

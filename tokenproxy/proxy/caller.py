@@ -13,7 +13,14 @@ from aiohttp.streams import StreamReader
 
 from tokenproxy import log
 from tokenproxy.proxy.exchange import Exchange
-from tokenproxy.proxy.parsers import BUFFER, CHUNK_SLACK, head_too_large, request_parser, request_problem
+from tokenproxy.proxy.parsers import (
+    BUFFER,
+    CHUNK_SLACK,
+    between_messages,
+    head_too_large,
+    request_parser,
+    request_problem,
+)
 from tokenproxy.proxy.problem import ProblemError, bad_request, render
 from tokenproxy.proxy.request import Request
 from tokenproxy.proxy.side import Side
@@ -105,7 +112,7 @@ class CallerSide(Side):
             messages, _, _ = self.parser.feed_data(b"")
         except HttpProcessingError:
             return False
-        return not messages and self.parser.feed_eof() is None
+        return not messages and between_messages(self.parser)
 
     # deadlines
 
@@ -163,7 +170,6 @@ class CallerSide(Side):
         """Answer the requests that are here, one after the other."""
         try:
             while True:
-                self.payload = payload
                 self.begun = self.fed = 0
                 self.deadline = inf
                 if not await Exchange(self, message, payload).run():
@@ -173,6 +179,8 @@ class CallerSide(Side):
                 if found is None:
                     return
                 message, payload = found
+                self.payload = payload
+                await asyncio.sleep(0)  # a burst that waits for nothing must not be one step of the loop
         except Exception as error:  # noqa: BLE001 - a task's top: this connection, and only this one, must end
             log.event(_log, "unexpected_error", error=error, where="a request")
             self.abort()
@@ -245,7 +253,11 @@ class CallerSide(Side):
         self.deadline = self.plane.monotonic() + LINGER_SECONDS
         self.lingering = True
         if unread and self.transport.can_write_eof() and not self.transport.is_closing():
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:  # the caller has gone while we did not read
+                self.abort()
+                return
             self.resume_reading()
         else:
             self.deadline = self.plane.monotonic() + self.plane.settings.deadlines.body_idle

@@ -132,7 +132,7 @@ class Exchange:
         """
         pool = request.lane.pool
         head = request.head + request.lane.card(request.account, tokens).line
-        upstream = pool.take(careful=not request.idempotent)
+        upstream = pool.take()
         if upstream is not None:
             try:
                 return await self._attempt(request, upstream, head)

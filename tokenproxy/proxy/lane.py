@@ -85,6 +85,8 @@ class Turns:
             raise
         finally:
             turn.cancel()
+            while self.waiting and self.waiting[0].done():  # the oldest give up first
+                self.waiting.popleft()
 
     def leave(self) -> None:
         while self.waiting:

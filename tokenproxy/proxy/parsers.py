@@ -80,6 +80,18 @@ def response_parser(
         compiled.DEBUG = before
 
 
+def between_messages(parser: Any) -> bool:
+    """
+    Whether a parser that has given a whole message holds nothing of another one; else it is of no use afterwards.
+
+    It tries to make a message of what it has, so that a fault in it means that there is something.
+    """
+    try:
+        return parser.feed_eof() is None
+    except HttpProcessingError:
+        return False
+
+
 def check_parsers() -> None:
     """
     Raise unless the parsers are the C ones and strict.

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakSet
 
 from tokenproxy import log
 from tokenproxy.core.interfaces import Clock, TokenSource
@@ -90,7 +91,8 @@ class Plane:
         self._pools: dict[Any, Pool] = {}
         self._contexts: dict[TLSKey, ssl.SSLContext] = {}
         """One for each set of files: each takes 25 ms to build, and a megabyte."""
-        self._retired: set[Pool] = set()
+        self._retired: WeakSet[Pool] = WeakSet()
+        """No route's any more, but perhaps a request's: one that still waits for its token will connect later."""
         self._route_turns: dict[str, Turns] = {}
         self._servers: list[asyncio.Server] = []
         self._sockets: list[tuple[str, tuple[int, int]]] = []
@@ -243,7 +245,6 @@ class Plane:
         for pool in (*self._pools.values(), *self._retired):
             for side in list(pool.sides):
                 side.sweep(now)
-        self._retired = {pool for pool in self._retired if pool.sides}
         self._sweeping = loop.call_later(self._period, self._sweep, loop)
 
 

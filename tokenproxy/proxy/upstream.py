@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawResponseMessage
 from aiohttp.streams import StreamReader
 
-from tokenproxy.proxy.parsers import CHUNK_SLACK, response_parser
+from tokenproxy.proxy.parsers import CHUNK_SLACK, between_messages, response_parser
 from tokenproxy.proxy.problem import LostError, ProblemError, upstream_invalid
 from tokenproxy.proxy.side import Side
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 QUEUE: Final = 32
 """1xx answers that may wait to be passed on; more at once is an attack."""
 BLANK_LINE: Final = b"\r\n\r\n"
+STALE: Final = select.POLLIN | select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
+"""An idle connection that has anything to say has died, or says what nobody asked for."""
 UNCLEAN: Final = re.compile(rb"\n[^:\n]*[ \t]:|[^\r]\n|\r[^\n]|\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """In a head that ends with CR LF: lone CR or LF, obs-fold, control characters (RFC 9112 sections 2.2 and 5.2)."""
 
@@ -36,6 +39,7 @@ class UpstreamSide(Side):
     """
 
     __slots__ = (
+        "arrivals",
         "busy",
         "chunked",
         "fed",
@@ -126,7 +130,7 @@ class UpstreamSide(Side):
             and payload is not None
             and payload.is_eof()
             and not self.transport.is_closing()
-            and self.parser.feed_eof() is None  # else a part of another answer waits inside
+            and between_messages(self.parser)  # else a part of another answer waits inside
         ):
             self.busy = False
             self.payload = None
@@ -167,7 +171,9 @@ class UpstreamSide(Side):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.pool.sides.add(self)
+        self.arrivals = select.poll()
+        """What waits in the kernel; to be asked only while the connection is open, as its descriptor is used again."""
+        self.arrivals.register(self.transport.get_extra_info("socket").fileno(), STALE)
 
     def data_received(self, data: bytes) -> None:
         if self.payload is not None:
