@@ -42,7 +42,9 @@ def account(
 
 def refresh(of: Account, held: TokenSet | None = None) -> TokenRequest:
     held = held or TokenSet("ACCESS_TOKEN", "REFRESH_TOKEN", scope="narrower", scope_asked="SCOPES")
-    return next(GRANTS["refresh_token"](Ask(account=of, held=held, now=NOW)))
+    request = next(GRANTS["refresh_token"](Ask(account=of, held=held, now=NOW)))
+    assert isinstance(request, TokenRequest)
+    return request
 
 
 def sent(

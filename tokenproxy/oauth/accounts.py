@@ -6,12 +6,19 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from tokenproxy.core.account import Reason, Standing, State
+from tokenproxy.core.account import AT_EASE, Reason, Standing, State
+from tokenproxy.core.grants import traits_of
 from tokenproxy.core.interfaces import Clock, Store, Summary
 from tokenproxy.core.provider import Account, table_of
 from tokenproxy.core.replies import read_import
 from tokenproxy.core.routes import valid_sub
-from tokenproxy.errors import BadImportError, StoreError, StoreUnavailableError, UnknownAccountError
+from tokenproxy.errors import (
+    BadImportError,
+    NoLoginError,
+    StoreError,
+    StoreUnavailableError,
+    UnknownAccountError,
+)
 from tokenproxy.oauth.refusals import next_step, sentence
 from tokenproxy.oauth.source import Source
 
@@ -41,7 +48,7 @@ class OperatorAccounts:
         return self._describe(account, summaries.get(account))
 
     async def import_answer(self, account: str, answer: bytes) -> dict[str, Any]:
-        spec = self._require(account)
+        spec = self._require_login(account, "import")
         tokens = read_import(answer, provider=spec.provider, now=self._clock.now(), scope=spec.scope)
         if tokens is None:
             raise BadImportError(
@@ -71,7 +78,7 @@ class OperatorAccounts:
         return await self.status(account)
 
     async def rebind(self, account: str) -> dict[str, Any]:
-        self._require(account)
+        self._require_login(account, "rebind")
         try:
             await self._source.rebind(account)
         except StoreError as error:
@@ -96,10 +103,25 @@ class OperatorAccounts:
             )
         return spec
 
+    def _require_login(self, account: str, what: str) -> Account:
+        """Import and rebind are about tokens that a person brought."""
+        spec = self._require(account)
+        if not traits_of(spec).person:
+            raise NoLoginError(
+                f"account {spec.name} obtains its tokens by itself (grant {spec.grant}): there is nothing to {what}",
+                account=account,
+                next_step=f"tokenproxy refresh {spec.name}   (to obtain one now)",
+            )
+        return spec
+
     def _describe(self, account: str, summary: Summary | None) -> dict[str, Any]:
         spec = self._accounts()[table_of(account)]
         entry = self._source.entry(account)
-        standing = entry.standing if entry else summary.standing if summary else Standing()
+        person = traits_of(spec).person
+        if not person and summary is not None and summary.bound_to != spec.bound_to:
+            summary = None  # another registration's: the first use obtains anew
+        start = Standing() if person else AT_EASE
+        standing = entry.standing if entry else summary.standing if summary else start
         if summary is not None and summary.has_tokens and summary.bound_to != spec.bound_to:
             standing = Standing(State.LOGIN_REQUIRED, Reason.REGISTRATION_CHANGED, since=standing.since)
         expires_at = entry.tokens.expires_at if entry else summary.expires_at if summary else None
@@ -111,6 +133,7 @@ class OperatorAccounts:
         return {
             "account": account,
             "provider": spec.provider.name,
+            "grant": spec.grant,
             "state": standing.state.value,
             "reason": standing.reason.value,
             "detail": sentence(account, standing),
