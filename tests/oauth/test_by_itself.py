@@ -372,38 +372,38 @@ async def test_a_file_is_read_again_when_it_was_written_anew(tmp_path: Path) -> 
     """Within a tick, and without a request or a 401; a file of rubbish leaves the living token in use."""
     file = tmp_path / "token"
     put(file, "from-file-1\n")
-    async with PlainProvider() as provider:
-        async with House(provider, accounts={"books": found("file", f"file:{file}")}) as house:
-            first = await house.source.current("books")
-            assert first.access_token == "from-file-1"
-            for text, now in (("two words", first.access_token), ("from-file-2", "from-file-2")):
-                put(file, text)
-                house.source.look()
-                await house.idle()
-                assert (await house.source.current("books")).access_token == now
-            before = house.held().tokens
+    accounts = {"books": found("file", f"file:{file}")}
+    async with PlainProvider() as provider, House(provider, accounts=accounts) as house:
+        first = await house.source.current("books")
+        assert first.access_token == "from-file-1"
+        for text, now in (("two words", first.access_token), ("from-file-2", "from-file-2")):
+            put(file, text)
             house.source.look()
             await house.idle()
-            assert house.held().tokens is before  # nothing was written: nothing is read
+            assert (await house.source.current("books")).access_token == now
+        before = house.held().tokens
+        house.source.look()
+        await house.idle()
+        assert house.held().tokens is before  # nothing was written: nothing is read
 
 
 async def test_a_file_is_read_again_on_a_401(tmp_path: Path) -> None:
     """Quicker than the next look; still the same token means: not now, and the 401 does not go round in circles."""
     file = tmp_path / "token"
     put(file, json.dumps({"access_token": "from-file-1", "expires_in": 600, "refresh_token": "not ours"}))
-    async with PlainProvider() as provider:
-        async with House(provider, accounts={"books": found("file", f"file:{file}")}) as house:
-            first = await house.source.current("books")
-            assert (first.refresh_token, first.expires_at is not None) == (None, True)
-            with pytest.raises(ProviderUnavailableError) as failed:
-                await refused(house, first)
-            assert (failed.value.reason, failed.value.retry_after is not None) == ("token_refused", True)
+    accounts = {"books": found("file", f"file:{file}")}
+    async with PlainProvider() as provider, House(provider, accounts=accounts) as house:
+        first = await house.source.current("books")
+        assert (first.refresh_token, first.expires_at is not None) == (None, True)
+        with pytest.raises(ProviderUnavailableError) as failed:
+            await refused(house, first)
+        assert (failed.value.reason, failed.value.retry_after is not None) == ("token_refused", True)
 
-            put(file, "from-file-2")
-            await house.clock.advance(60)
-            second = await refused(house, first)
-            assert isinstance(second, TokenSet)
-            assert (second.access_token, second.generation) == ("from-file-2", 2)
+        put(file, "from-file-2")
+        await house.clock.advance(60)
+        second = await refused(house, first)
+        assert isinstance(second, TokenSet)
+        assert (second.access_token, second.generation) == ("from-file-2", 2)
 
 
 async def test_a_command_prints_a_token_or_says_why_not(tmp_path: Path) -> None:

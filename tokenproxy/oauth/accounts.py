@@ -118,9 +118,10 @@ class OperatorAccounts:
         spec = self._accounts()[table_of(account)]
         entry = self._source.entry(account)
         person = traits_of(spec).person
-        if not person and summary is not None and summary.bound_to != spec.bound_to:
+        left = not person and account != spec.name  # a login from before the grant was changed
+        if not person and not left and summary is not None and summary.bound_to != spec.bound_to:
             summary = None  # another registration's: the first use obtains anew
-        start = Standing() if person else AT_EASE
+        start = Standing() if person or left else AT_EASE
         standing = entry.standing if entry else summary.standing if summary else start
         if summary is not None and summary.has_tokens and summary.bound_to != spec.bound_to:
             standing = Standing(State.LOGIN_REQUIRED, Reason.REGISTRATION_CHANGED, since=standing.since)
@@ -137,7 +138,7 @@ class OperatorAccounts:
             "state": standing.state.value,
             "reason": standing.reason.value,
             "detail": sentence(account, standing),
-            "next_step": next_step(account, standing),
+            "next_step": f"tokenproxy logout {account}" if left else next_step(account, standing),
             "generation": entry.tokens.generation if entry else summary.generation if summary else 0,
             "expires_at": _iso(expires_at),
             "refresh_expires_at": _iso(summary.refresh_expires_at if summary else None),

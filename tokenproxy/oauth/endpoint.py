@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -70,6 +70,7 @@ class Endpoint:
         self._tls = tls
         self._timeout = timeout
         self._origins = origins
+        self._stuck: dict[str, Future[Any]] = {}
         # Threads of its own: a file on a dead share must not take those that resolve the providers' names.
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="origins")
         self._sessions: dict[TLSFiles, aiohttp.ClientSession] = {}
@@ -107,8 +108,17 @@ class Endpoint:
             return None
 
     async def _in_thread(self, ask: Callable[[str], T], origin: str) -> T:
-        async with asyncio.timeout(self._timeout):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, ask, origin)
+        """Raises ``TimeoutError``; at once for an origin that still holds up a thread, so that it never takes all."""
+        stuck = self._stuck.get(origin)
+        if stuck is not None and not stuck.done():
+            raise TimeoutError
+        work = self._threads.submit(ask, origin)
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await asyncio.shield(asyncio.wrap_future(work))
+        except TimeoutError:
+            self._stuck[origin] = work
+            raise
 
     async def is_live(self, account: Account, tokens: TokenSet) -> bool | None:
         """Ask the provider's validate call; None where it says nothing (unreachable, 5xx, a limit)."""
