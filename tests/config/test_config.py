@@ -298,7 +298,11 @@ def test_the_example_loads_with_every_line_in_force(tmp_path: Path) -> None:
     config = example(tmp_path, whole=True)
 
     assert config.accounts["acme"].provider.refresh_url == "https://api.acme.example/refresh"
-    assert [each.path for each in config.warnings] == []
+    assert [each.path for each in config.warnings] == [  # files of other programs, which are not there yet
+        "accounts.exchanged.subject_token",
+        "accounts.exchanged.actor_token",
+        "accounts.sidecar.token",
+    ]
 
 
 def keys_of(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -382,6 +386,20 @@ account = "bare"
     assert (bare.token, bare.provider.inject.value) == ("abc", "Bearer {access_token}")
     assert (sidecar.token_from, sidecar.provider.inject.header) == ("file:token", "x-token")
     assert "abc" not in repr(config)
+    assert [str(each) for each in config.warnings if "yet" in each.message] == [
+        f"accounts.sidecar.token: there is no {tmp_path / 'token'} yet; it is read when it is needed   line 7"
+    ]
+
+
+def test_a_token_file_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    """Whoever writes it decides whose account the app works on; told now, not at the first request."""
+    (tmp_path / "token").touch()
+    (tmp_path / "token").chmod(0o622)
+    text = '[accounts.bare]\ngrant = "file"\ntoken = "file:token"\n'
+    route = '[routes.bare]\nupstream = "https://api.example.com"\naccount = "bare"\n'
+
+    with pytest.raises(ConfigError, match="can be changed by others: chmod go-w"):
+        read(text + route, tmp_path)
 
 
 def test_what_a_machine_asks_with(tmp_path: Path) -> None:

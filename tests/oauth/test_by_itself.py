@@ -31,7 +31,7 @@ from tokenproxy.oauth import scheduler
 SUBJECT_TYPE = "urn:ietf:params:oauth:token-type:jwt"
 
 
-def machine(provider: PlainProvider, **changes: Any) -> Account:
+def machine(provider: PlainProvider, /, **changes: Any) -> Account:
     """No validate call, so that each 401 is a renewal."""
     given: dict[str, Any] = {"grant": "client_credentials", "provider": profile(provider, validate=None)}
     return table(provider, **(given | changes))
@@ -237,6 +237,29 @@ async def test_a_login_of_a_person_is_not_taken_for_the_machines() -> None:
         assert (ours.generation, ours.refresh_token) == (2, None)
 
 
+async def test_a_provider_that_gives_dead_tokens_is_not_asked_for_ever() -> None:
+    """The hold is that of every account: a 401 that a new token does not cure belongs to the caller."""
+    async with PlainProvider() as provider, house_of(provider) as house:
+        first = await house.source.current("books")
+        second = await renewed(house, first)
+        house.source.refused_again("books", second, route=ROUTE)
+
+        assert await refused(house, second) is KeepAnswer.HELD
+        assert provider.obtained == 2
+
+
+async def test_a_validate_call_that_says_live_asks_for_nothing() -> None:
+    """The API's 401 is about something else."""
+    async with (
+        PlainProvider() as provider,
+        House(provider, accounts={"books": machine(provider, provider=profile(provider))}) as house,
+    ):
+        first = await house.source.current("books")
+
+        assert await refused(house, first) is KeepAnswer.LIVE
+        assert provider.obtained == 1
+
+
 async def test_other_scopes_are_asked_for_at_once() -> None:
     """For a login they would wait for the person; here nothing stands in the way."""
     async with PlainProvider() as provider, house_of(provider) as house:
@@ -246,6 +269,21 @@ async def test_other_scopes_are_asked_for_at_once() -> None:
         tokens = await house.source.current("books")
 
         assert (tokens.generation, tokens.scope_asked) == (2, "read write")
+
+
+async def test_a_reload_while_a_token_is_on_its_way() -> None:
+    """What the config before it asked for comes too late: the next request asks as the new one says."""
+    async with PlainProvider() as provider, house_of(provider) as house:
+        provider.machine_scopes.add("read write")
+        provider.gate, provider.hold = asyncio.Event(), "after"
+        waiting = asyncio.create_task(house.source.current("books"))
+        await provider.token_call_arrived()
+        await house.reload(scopes=("read", "write"))
+        provider.gate.set()
+        assert (await waiting).scope_asked == "read"
+
+        assert (await house.source.current("books")).scope_asked == "read write"
+        assert provider.token_calls == 2
 
 
 async def test_what_operators_see_and_may_do() -> None:
@@ -259,6 +297,12 @@ async def test_what_operators_see_and_may_do() -> None:
             with pytest.raises(NoLoginError, match="by itself"):
                 await asked
 
+        provider.outage = 503
+        with pytest.raises(AccountError):
+            await house.source.current("books")
+        status = await house.operator.status("books")
+        assert (status["state"], status["live"], status["expires_at"]) == ("degraded", False, None)
+        provider.outage = None
         assert (await house.operator.refresh("books"))["generation"] == 1
         status = await house.operator.logout("books")
         assert (status["state"], status["live"]) == ("ok", False)

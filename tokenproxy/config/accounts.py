@@ -221,7 +221,7 @@ def _means(table: AccountTable, keys: Keys, reading: Reading) -> dict[str, Any]:
         params["password"] = reading.secret(table.password, (*keys, "password"))
     presented = {name: getattr(table, name) for name in _PRESENTED if getattr(table, name)}
     for name, origin in presented.items():
-        _note_literal(origin, (*keys, name), reading)
+        _look_at(origin, (*keys, name), reading)
     token, token_from = "", ""
     if table.grant == "static" and table.token:
         token = reading.secret(table.token, (*keys, "token"))
@@ -231,6 +231,8 @@ def _means(table: AccountTable, keys: Keys, reading: Reading) -> dict[str, Any]:
         token_from = table.token
         if token_from and (not token_from.startswith(word) or token_from == word):
             report.problem((*keys, "token"), f"must be {word}... with grant = {quoted(table.grant)}")
+        elif token_from:
+            _look_at(token_from, (*keys, "token"), reading)
     return {
         "params": MappingProxyType(params),
         "presented": MappingProxyType(presented),
@@ -239,7 +241,13 @@ def _means(table: AccountTable, keys: Keys, reading: Reading) -> dict[str, Any]:
     }
 
 
-def _note_literal(origin: str, keys: Keys, reading: Reading) -> None:
+def _look_at(origin: str, keys: Keys, reading: Reading) -> None:
+    """Of what is read later, and may come later: what can be said about it now."""
+    word, _, rest = origin.partition(":")
+    if word == "file" and (reading.base / rest).exists():
+        reading.guarded(reading.base / rest, keys)
+    elif word == "file":
+        reading.report.warning(keys, f"there is no {reading.base / rest} yet; it is read when it is needed")
     if origin.startswith("literal:") and reading.report.in_file(keys):
         reading.literals.append(keys)
 

@@ -126,6 +126,8 @@ class OperatorAccounts:
         if summary is not None and summary.has_tokens and summary.bound_to != spec.bound_to:
             standing = Standing(State.LOGIN_REQUIRED, Reason.REGISTRATION_CHANGED, since=standing.since)
         expires_at = entry.tokens.expires_at if entry else summary.expires_at if summary else None
+        if entry is not None and not person and not entry.tokens.access_token:
+            expires_at = None  # nothing was obtained yet
         has_tokens = summary is not None and summary.has_tokens
         registered = standing.reason is not Reason.REGISTRATION_CHANGED
         live = has_tokens and registered and (expires_at is None or expires_at > self._clock.now())

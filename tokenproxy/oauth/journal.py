@@ -106,10 +106,13 @@ class Journal:
         # To ask again spends nothing, so that an account which does is never in doubt.
         spends = traits_of(entry.account).person
         doubt = spends and claim.found_in_flight is not None
+        asked_as = entry.account
         asked, answer = await self._ask(entry, doubt=doubt, refused=trigger == "on_401" or entry.dead)
         doubt = doubt or (spends and asked > 1)  # asked twice means that the first answer was lost
         if isinstance(answer, Granted):
             outcome = await self._keep(entry, claim, answer.tokens)
+            # A reload may have come meanwhile: then this is what the config before it asked for.
+            entry.outdated = entry.outdated and entry.account != asked_as
         else:
             outcome = await self._fail(entry, claim, answer, doubt=doubt)
         seconds = self._clock.monotonic() - started
@@ -177,7 +180,7 @@ class Journal:
         standing = advance(entry.standing, Event.RENEWED, now=now)
         outcome = await self._commit(entry, claim, tokens, standing)
         if outcome is tokens:
-            entry.dead = entry.outdated = False
+            entry.dead = False
         return outcome
 
     async def _commit(self, entry: Entry, claim: Claim, tokens: TokenSet, standing: Standing) -> Outcome:
