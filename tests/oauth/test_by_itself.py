@@ -127,6 +127,35 @@ async def test_a_refresh_token_that_should_not_be_there_is_not_kept() -> None:
         assert (provider.obtained, provider.refreshes) == (2, 0)
 
 
+async def test_a_provider_that_lets_machines_refresh() -> None:
+    """``machine_refresh``: the refresh token is used and rotated, a dead or lost one costs a token call and no login."""
+    async with PlainProvider() as provider:
+        provider.machine_refresh_token = True
+        account = machine(provider, provider=profile(provider, validate=None, machine_refresh=True))
+        async with House(provider, accounts={"books": account}) as house:
+            tokens = await house.source.current("books")
+            tokens = await renewed(house, tokens)
+            assert (provider.obtained, provider.refreshes) == (1, 1)
+            provider.rotate = False
+            tokens = await renewed(house, tokens)
+            assert tokens.refresh_token == (await house.kept()).refresh_token is not None
+
+            provider.rotate, provider.lose_answers = (
+                True,
+                1,
+            )  # the pair is lost, and the spent token kills its grant
+            tokens = await renewed(house, tokens)
+            assert (tokens.generation, provider.reuses) == (4, 1)
+            provider.revoke_grant()
+            tokens = await renewed(house, tokens)
+            assert (tokens.generation, provider.obtained, provider.complaints) == (5, 3, [])
+
+            provider.machine_scopes.add("read write")
+            await house.reload(scopes=("read", "write"))
+            assert (await house.source.current("books")).scope_asked == "read write"
+            assert provider.obtained == 4
+
+
 @pytest.mark.parametrize("lost", [1, 2])
 async def test_a_lost_answer_is_harmless(lost: int) -> None:
     """Nothing was spent: it is asked again, and never in doubt or lost for good."""

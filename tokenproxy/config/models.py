@@ -376,6 +376,7 @@ class ProviderTable(Table):
     scope_separator: Annotated[str, Kind("text")] = " "
     exchange_scope: Flag = False
     refresh_scope: Flag = False
+    machine_refresh: Flag = False
     redirect_uri: Flag = True
     answer: AnswerTable = AnswerTable()
     errors: ErrorTable = ErrorTable()

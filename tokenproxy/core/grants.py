@@ -63,6 +63,8 @@ class Ask:
     """UTC, taken before anything is sent (RFC 6749 section 5.1: lifetimes count from the answer)."""
     refused: bool = False
     """An upstream called the held access token dead."""
+    outdated: bool = False
+    """The config asks for other tokens than the held ones, which therefore cannot be refreshed into them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,21 @@ def traits_of(account: Account) -> Traits:
 
 def renewal(ask: Ask) -> Flow:
     """The flow that replaces what is held: a refresh, or the account's own grant once more (RFC 6749 section 4.4.3)."""
-    return GRANTS["refresh_token" if traits_of(ask.account).person else ask.account.grant](ask)
+    if traits_of(ask.account).person:
+        return GRANTS["refresh_token"](ask)
+    if ask.held is not None and ask.held.refresh_token and not ask.outdated:
+        return _refreshed_or_asked_again(ask, ask.held)
+    return GRANTS[ask.account.grant](ask)
+
+
+def _refreshed_or_asked_again(ask: Ask, held: TokenSet) -> Flow:
+    """Where the provider's profile lets machines refresh: a refresh token that is refused ends nothing."""
+    answer = yield from GRANTS["refresh_token"](ask)
+    if isinstance(answer, Granted):
+        return Granted(held.succeeded_by(answer.tokens))
+    if answer.event is Event.REFUSED:
+        return (yield from GRANTS[ask.account.grant](ask))
+    return replace(answer, rotated=None)
 
 
 @grant("refresh_token")
@@ -125,8 +141,8 @@ def _asked_again(ask: Ask, grant_type: str) -> Flow:
     """
     A token request that needs nothing but what the config says, so that it is made anew whenever a token is needed.
 
-    A refresh token in the answer is not kept (RFC 6749 section 4.4.3: it should not be there): asking again is as
-    good, and cannot be lost to a rotation.
+    A refresh token in the answer is kept only where the profile says so (RFC 6749 section 4.4.3: it should not be
+    there): asking again is as good, and cannot be lost to a rotation.
     """
     account = ask.account
     params = {"grant_type": grant_type, "scope": account.scope or "", **account.params}
@@ -144,6 +160,8 @@ def _asked_again(ask: Ask, grant_type: str) -> Flow:
     answer = read_answer(reply, provider=account.provider, asked_at=ask.now, scope_asked=account.scope)
     if isinstance(answer, Failure):
         return replace(answer, text=without(answer.text, shown), rotated=None)
+    if account.provider.machine_refresh:
+        return answer
     return Granted(replace(answer.tokens, refresh_token=None, refresh_expires_at=None))
 
 

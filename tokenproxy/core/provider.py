@@ -125,6 +125,8 @@ class Provider:
     """The code exchange repeats the scope (Deskera)."""
     refresh_scope: bool = False
     """A refresh repeats the scope that was asked for (PERSCOM)."""
+    machine_refresh: bool = False
+    """A refresh token that came to an account which needs no person is used (against RFC 6749 section 4.4.3)."""
     redirect_uri: bool = True
     """Whether ``redirect_uri`` is sent with the authorization request and the exchange (Deskera: not)."""
     answer: AnswerFields = field(default_factory=AnswerFields)

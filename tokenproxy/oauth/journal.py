@@ -156,7 +156,13 @@ class Journal:
         """
         for attempt in (1, 2):
             flow = renewal(
-                Ask(account=entry.account, held=entry.tokens, now=self._clock.now(), refused=refused)
+                Ask(
+                    account=entry.account,
+                    held=entry.tokens,
+                    now=self._clock.now(),
+                    refused=refused,
+                    outdated=entry.outdated,
+                )
             )
             try:
                 return attempt, await self._endpoint.run(flow, entry.account)
