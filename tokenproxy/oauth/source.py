@@ -685,8 +685,12 @@ def _not_logged_in(account: str) -> LoginRequiredError:
 
 
 def _nothing_yet(record: Record, now: datetime) -> TokenSet:
-    """What stands in the place of a first token set: never sent, and renewed before anything is."""
-    return TokenSet(access_token="", issued_at=now, expires_at=now, generation=record.generation)
+    """
+    What stands in the place of a first token set: never sent, and renewed before anything is.
+
+    Without a lifetime, so that a first token which somebody wanted and nobody got is tried for in the background.
+    """
+    return TokenSet(access_token="", expires_at=now, generation=record.generation)
 
 
 def _no_logins(spec: Account) -> UnknownAccountError:
