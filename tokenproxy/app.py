@@ -27,7 +27,7 @@ from tokenproxy.admin.guard import Guard
 from tokenproxy.admin.health import Health
 from tokenproxy.admin.server import Running, serve_tcp, serve_unix
 from tokenproxy.config import Config, StoreSettings
-from tokenproxy.core.interfaces import Accounts, Store
+from tokenproxy.core.interfaces import Accounts, Store, TokenOrigins
 from tokenproxy.core.routes import RouteTable
 from tokenproxy.core.settings import TLSFiles
 from tokenproxy.errors import NotRunningError, StoreError, TokenproxyError
@@ -103,7 +103,7 @@ class App:
         check_tls(config)
         self.store = await _open_store(config.store, self._environ, self.metrics)
         self._stack.push_async_callback(self.store.close)
-        endpoint = Endpoint(_provider_tls)
+        endpoint = Endpoint(_provider_tls, origins=_origins(config, self._environ))
         self._stack.push_async_callback(endpoint.close)
         self.source = Source(
             config.accounts,
@@ -417,7 +417,7 @@ async def _offline(
     else:
         store = await stores.open_store("memory:", [])
     try:
-        endpoint = Endpoint(_provider_tls)
+        endpoint = Endpoint(_provider_tls, origins=_origins(config, environ))
         source = Source(
             config.accounts,
             store=store,
@@ -535,9 +535,13 @@ def _provider_tls(files: TLSFiles) -> ssl.SSLContext:
     return tls_context(files, where="providers.*.tls")
 
 
+def _origins(config: Config, environ: Mapping[str, str]) -> TokenOrigins:
+    return configs.Origins(base=config.path.parent, environ=environ)
+
+
 def _hide_secrets(config: Config) -> None:
     secrets: Iterable[str] = (
-        *(account.registration.client_secret for account in config.accounts.values()),
+        *(secret for account in config.accounts.values() for secret in account.secrets),
         *config.server.caller_keys,
     )
     for secret in secrets:

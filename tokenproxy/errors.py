@@ -11,6 +11,7 @@ What we raise on purpose, by who must act.
     ├── NotRunningError        the operator: no ``serve`` to talk to     exit 6
     └── AccountError           why an account has no token to give       503 to the caller
         ├── BadImportError             the operator handed in what is no token answer              exit 2
+        ├── NoLoginError               the operator wants to log in what needs no login       exit 2
         ├── UnknownAccountError        the operator named one that the config does not have   exit 2
         ├── LoginRequiredError         a person must log in
         ├── MisconfiguredError         the operator must change the config
@@ -115,6 +116,11 @@ class AccountError(TokenproxyError):
 
 class BadImportError(AccountError):
     code = "bad_import"
+    exit_code = 2
+
+
+class NoLoginError(AccountError):
+    code = "needs_no_login"
     exit_code = 2
 
 

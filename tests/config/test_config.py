@@ -282,7 +282,7 @@ def example(tmp_path: Path, *, whole: bool) -> Config:
         (tmp_path / name).chmod(0o600)
     path = tmp_path / "config.toml"
     path.write_text(text)
-    return load(path, {**os.environ, "DESKERA_SECRET": "x", "ACME_SECRET": "y"})
+    return load(path, {**os.environ, "DESKERA_SECRET": "x", "ACME_SECRET": "y", "ACME_PASSWORD": "z"})
 
 
 def test_the_example_loads_as_it_is(tmp_path: Path) -> None:
@@ -298,7 +298,11 @@ def test_the_example_loads_with_every_line_in_force(tmp_path: Path) -> None:
     config = example(tmp_path, whole=True)
 
     assert config.accounts["acme"].provider.refresh_url == "https://api.acme.example/refresh"
-    assert [each.path for each in config.warnings] == []
+    assert [each.path for each in config.warnings] == [  # files of other programs, which are not there yet
+        "accounts.exchanged.subject_token",
+        "accounts.exchanged.actor_token",
+        "accounts.sidecar.token",
+    ]
 
 
 def keys_of(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -356,3 +360,60 @@ def test_the_reference_page_and_the_code_say_the_same() -> None:
         assert (path, kind) == (path, code[path].type)
         if kind != "later":
             assert (path, written(code[path], default)) == (path, code[path].default)
+
+
+def test_a_token_that_is_there_needs_no_provider(tmp_path: Path) -> None:
+    """Two lines make an account; a provider's table that only says where the token goes needs no endpoint."""
+    config = read(
+        """\
+[accounts.bare]
+grant = "static"
+token = "literal:abc"
+[accounts.sidecar]
+grant = "file"
+provider = "acme"
+token = "file:token"
+[providers.acme]
+inject = { header = "x-token", value = "{access_token}" }
+[routes.bare]
+upstream = "https://api.example.com"
+account = "bare"
+""",
+        tmp_path,
+    )
+
+    bare, sidecar = config.accounts["bare"], config.accounts["sidecar"]
+    assert (bare.token, bare.provider.inject.value) == ("abc", "Bearer {access_token}")
+    assert (sidecar.token_from, sidecar.provider.inject.header) == ("file:token", "x-token")
+    assert "abc" not in repr(config)
+    assert [str(each) for each in config.warnings if "yet" in each.message] == [
+        f"accounts.sidecar.token: there is no {tmp_path / 'token'} yet; it is read when it is needed   line 7"
+    ]
+
+
+def test_a_token_file_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    """Whoever writes it decides whose account the app works on; told now, not at the first request."""
+    (tmp_path / "token").touch()
+    (tmp_path / "token").chmod(0o622)
+    text = '[accounts.bare]\ngrant = "file"\ntoken = "file:token"\n'
+    route = '[routes.bare]\nupstream = "https://api.example.com"\naccount = "bare"\n'
+
+    with pytest.raises(ConfigError, match="can be changed by others: chmod go-w"):
+        read(text + route, tmp_path)
+
+
+def test_what_a_machine_asks_with(tmp_path: Path) -> None:
+    """Secrets are opened now; what is shown to the endpoint is opened when it is asked."""
+    config = read(
+        GOOD.replace(
+            'provider = "deskera"',
+            'provider = "deskera"\ngrant = "token_exchange"\naudience = "api"\nsubject_token = "file:not-there-yet"\n'
+            'subject_token_type = "urn:x"',
+        ),
+        tmp_path,
+    )
+
+    account = config.accounts["books"]
+    assert dict(account.params) == {"audience": "api", "subject_token_type": "urn:x"}
+    assert dict(account.presented) == {"subject_token": "file:not-there-yet"}
+    assert account.bound_to.endswith(" cl_pub_1234 token_exchange")

@@ -136,13 +136,33 @@ PROVIDERS = [
     (GOOD + ACME + 'tls = { key_file = "/no/key.pem", cert_file = "/dev/null" }', "providers.acme.tls.cert_file: no such file: /dev/null   line 11"),
 ]  # fmt: skip
 
+REGISTERED = (
+    '[accounts.books]\nprovider = "deskera"\nclient_id = "cl_pub_1234"\nclient_secret = "literal:s3cr3t"\n'
+)
+ROUTE = '[routes.books]\nupstream = "https://api.example.com"\naccount = "books"\n'
+GRANTS = [
+    (REGISTERED + 'grant = "password"\nusername = "a"\npassword = "literal:b"\n' + ROUTE, "accounts.books.allow_password: must be true: this grant hands a person's password to a program, and most providers have given it up (RFC 9700 section 2.4)   line 1"),
+    (REGISTERED + 'grant = "token_exchange"\nsubject_token_type = "t"\n' + ROUTE, "accounts.books.subject_token: is missing: where the token lies that is exchanged   line 1"),
+    (REGISTERED + 'grant = "token_exchange"\nsubject_token_type = "t"\nsubject_token = "file:x"\nactor_token_type = "t"\n' + ROUTE, "accounts.books.actor_token_type: needs actor_token beside it   line 8"),
+    (REGISTERED + 'grant = "jwt_bearer"\n' + ROUTE, "accounts.books.assertion: is missing: where the signed assertion lies   line 1"),
+    (REGISTERED + 'token = "literal:x"\n' + ROUTE, 'accounts.books.token: is not used by grant = "authorization_code"; it belongs to grant = "static", "file" or "command"   line 5'),
+    ('[accounts.books]\ngrant = "static"\n' + ROUTE, "accounts.books.token: is missing: where the token lies   line 1"),
+    ('[accounts.books]\ngrant = "static"\ntoken = "literal:a b"\n' + ROUTE, "accounts.books.token: is no token: it must be printable ASCII without spaces   line 3"),
+    ('[accounts.books]\ngrant = "static"\ntoken = "env:NOT_THERE"\n' + ROUTE, "accounts.books.token: environment variable NOT_THERE is not set   line 3"),
+    ('[accounts.books]\ngrant = "static"\ntoken = "literal:x"\nclient_id = "y"\n' + ROUTE, 'accounts.books.client_id: is not used by grant = "static"; it is for grants that ask a token endpoint   line 4'),
+    ('[accounts.books]\ngrant = "file"\ntoken = "env:X"\n' + ROUTE, 'accounts.books.token: must be file:... with grant = "file"   line 3'),
+    ('[accounts.books]\ngrant = "command"\ntoken = "file:x"\n' + ROUTE, 'accounts.books.token: must be cmd:... with grant = "command"   line 3'),
+    (REGISTERED + 'grant = "client_credentials"\n' + ROUTE.replace('"books"\n', '"books/anna"\n'), 'routes.books.account: "books" obtains its tokens by itself (grant "client_credentials") and has no logins below it   line 8'),
+]  # fmt: skip
+
 LATER = [
     *(
-        (with_account(f'grant = "{grant}"'), f'accounts.books.grant: "{grant}" {NOT_YET}; authorization_code is   line 5')
-        for grant in (
-            "client_credentials", "device_code", "implicit", "password", "jwt_bearer", "token_exchange", "static",
-            "command", "file",
+        (
+            with_account(f'grant = "{grant}"'),
+            (f'accounts.books.grant: "{grant}" {NOT_YET}; authorization_code, client_credentials, password, '
+            "jwt_bearer, token_exchange, static, command or file is   line 5"),
         )
+        for grant in ("device_code", "implicit")
     ),
     *(
         (GOOD + ACME + f'client_auth = "{auth}"', f'providers.acme.client_auth: "{auth}" {NOT_YET}; basic, basic_raw, post, query or none is   line 11')
@@ -161,7 +181,9 @@ LATER = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "said"), [*TYPES, *MEANING, *PROVIDERS], ids=lambda each: each[:60])
+@pytest.mark.parametrize(
+    ("text", "said"), [*TYPES, *MEANING, *PROVIDERS, *GRANTS], ids=lambda each: each[:60]
+)
 def test_a_mistake_is_told_once_and_in_its_place(text: str, said: str, tmp_path: Path) -> None:
     """One mistake makes one sentence: what follows from it is no news."""
     told = mistakes(text, tmp_path)

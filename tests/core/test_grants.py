@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from base64 import b64decode
+from base64 import b64decode, urlsafe_b64encode
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl
@@ -11,7 +11,18 @@ from urllib.parse import parse_qsl
 import pytest
 
 from tokenproxy.config import presets
-from tokenproxy.core.grants import GRANTS, Ask, TokenRequest, token_request, validate_request
+from tokenproxy.core.account import Event, Reason
+from tokenproxy.core.grants import (
+    GRANTS,
+    TRAITS,
+    Ask,
+    Flow,
+    OriginRequest,
+    TokenRequest,
+    renewal,
+    token_request,
+    validate_request,
+)
 from tokenproxy.core.provider import (
     Account,
     AnswerFields,
@@ -22,7 +33,7 @@ from tokenproxy.core.provider import (
     TokenBody,
     Validate,
 )
-from tokenproxy.core.replies import Answer, Granted, Reply
+from tokenproxy.core.replies import Answer, Failure, Granted, Reply
 from tokenproxy.core.tokens import TokenSet
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -42,7 +53,9 @@ def account(
 
 def refresh(of: Account, held: TokenSet | None = None) -> TokenRequest:
     held = held or TokenSet("ACCESS_TOKEN", "REFRESH_TOKEN", scope="narrower", scope_asked="SCOPES")
-    return next(GRANTS["refresh_token"](Ask(account=of, held=held, now=NOW)))
+    request = next(GRANTS["refresh_token"](Ask(account=of, held=held, now=NOW)))
+    assert isinstance(request, TokenRequest)
+    return request
 
 
 def sent(
@@ -299,3 +312,137 @@ def test_nothing_secret_in_a_requests_repr() -> None:
     shown = repr(refresh(account(PRESETS["deskera"])))
     assert "TOKEN" not in shown
     assert "Basic" not in shown
+
+
+# -- accounts that need no person --------------------------------------------------------------------------------------
+
+HELD = TokenSet("HELD", scope_asked="SCOPES")
+
+
+def machine(grant: str, **changes: object) -> Account:
+    return replace(account(PLAIN), grant=grant, scopes=("a", "b"), **changes)  # type: ignore[arg-type]
+
+
+def ended(flow: Flow, body: str | None = None) -> Answer:
+    """What a flow comes to whose only step is answered with ``body``; None: it has no step."""
+    try:
+        next(flow)
+        assert body is not None
+        flow.send(Reply(200, {}, body.encode()))
+    except StopIteration as finished:
+        answer: Answer = finished.value
+        return answer
+    raise AssertionError("one step more than expected")
+
+
+@pytest.mark.parametrize(
+    ("grant", "changes", "sent_"),
+    [
+        (
+            "client_credentials",
+            {"params": {"audience": "https://api.example"}},
+            {"grant_type": "client_credentials", "audience": "https://api.example"},
+        ),
+        (
+            "password",
+            {"params": {"username": "a+b", "password": "p w&="}},
+            {"grant_type": "password", "username": "a+b", "password": "p w&="},
+        ),
+    ],
+)
+def test_what_a_machine_sends(grant: str, changes: dict[str, object], sent_: dict[str, str]) -> None:
+    """RFC 6749 sections 4.3.2 and 4.4.2, the client in the body as the profile says."""
+    request = next(renewal(Ask(account=machine(grant, **changes), held=None, now=NOW)))
+
+    assert isinstance(request, TokenRequest)
+    assert dict(parse_qsl((request.body or b"").decode())) == {
+        **sent_,
+        "scope": "a b",
+        "client_id": "CLIENT_ID",
+        "client_secret": "CLIENT_SECRET",
+    }
+    assert "p w" not in repr(request)
+
+
+def test_a_token_exchange_reads_before_it_asks() -> None:
+    """RFC 8693 section 2.1; the subject token is what lies there now, without its line end."""
+    params = {"subject_token_type": "urn:x", "audience": "api"}
+    account_ = machine("token_exchange", presented={"subject_token": "file:workload"}, params=params)
+    flow = renewal(Ask(account=account_, held=HELD, now=NOW))
+
+    assert next(flow) == OriginRequest("file:workload")
+    request = flow.send(Reply(200, {}, b"WORKLOAD\n"))
+    assert isinstance(request, TokenRequest)
+    given = dict(parse_qsl((request.body or b"").decode()))
+    assert given["grant_type"] == "urn:ietf:params:oauth:grant-type:token-exchange"
+    assert (given["subject_token"], given["audience"]) == ("WORKLOAD", "api")
+    refused = Reply(400, {}, b'{"error": "invalid_request", "error_description": "WORKLOAD has expired"}')
+    with pytest.raises(StopIteration) as finished:
+        flow.send(refused)
+    assert finished.value.value.text == "invalid_request: … has expired"
+
+
+def test_a_token_that_no_header_can_carry_is_not_usable() -> None:
+    """RFC 8693 section 2.2.1: ``N_A`` means that it is no access token."""
+    flow = renewal(Ask(account=machine("client_credentials"), held=None, now=NOW))
+    answer = ended(flow, '{"access_token": "x", "token_type": "N_A", "issued_token_type": "urn:y"}')
+
+    assert isinstance(answer, Failure)
+    assert answer.event is Event.REGISTRATION_REFUSED
+
+
+def jwt(exp: float) -> str:
+    claims = urlsafe_b64encode(json.dumps({"exp": exp, "iat": exp - 3600}).encode()).decode().rstrip("=")
+    return f"e30.{claims}.sig"
+
+
+@pytest.mark.parametrize(
+    ("text", "token", "ends"),
+    [
+        ("bare\n", "bare", None),
+        ('{"access_token": "json", "expires_in": 60}', "json", NOW + timedelta(seconds=60)),
+        (jwt((NOW + timedelta(minutes=5)).timestamp()), None, NOW + timedelta(minutes=5)),
+        ("two words", "", None),
+        ("null", "", None),
+        ("", "", None),
+        ('{"error": "not logged in"}', "", None),
+        ('{"refresh_token": "alone"}', "", None),
+        ('"quoted"', "", None),
+        (jwt((NOW - timedelta(seconds=1)).timestamp()), "", None),
+    ],
+)
+def test_what_a_file_or_command_gives(text: str, token: str | None, ends: datetime | None) -> None:
+    """Bare or as an answer; what has expired or is no token is a failure for now, since its maker may be late."""
+    for grant in ("file", "command"):
+        flow = renewal(Ask(account=machine(grant, token_from="file:x"), held=HELD, now=NOW))
+        answer = ended(flow, text)
+        if token == "":
+            assert isinstance(answer, Failure)
+            assert (answer.event, answer.reason) == (Event.PROVIDER_DOWN, Reason.SOURCE_FAILED)
+            continue
+        assert isinstance(answer, Granted)
+        assert answer.tokens.access_token == (token or text)
+        assert answer.tokens.expires_at == ends
+
+
+@pytest.mark.parametrize(
+    ("grant", "event"),
+    [("static", Event.REGISTRATION_REFUSED), ("file", Event.PROVIDER_DOWN), ("command", Event.PROVIDER_DOWN)],
+)
+def test_the_token_that_was_refused_is_no_new_one(grant: str, event: Event) -> None:
+    """Sending it again would earn the next 401; another one is welcome."""
+    for refused in (True, False):
+        for token in ("HELD", "OTHER"):
+            account_ = machine(grant, token=token, token_from="file:x")
+            flow = renewal(Ask(account=account_, held=HELD, now=NOW, refused=refused))
+            answer = ended(flow, None if grant == "static" else token)
+            if refused and token == "HELD":
+                assert isinstance(answer, Failure)
+                assert (answer.event, answer.reason) == (event, Reason.TOKEN_REFUSED)
+            else:
+                assert isinstance(answer, Granted)
+
+
+def test_every_grant_of_the_config_can_be_performed() -> None:
+    """What an account may name has a flow; a login's tokens are kept by the refresh."""
+    assert {name for name, traits in TRAITS.items() if not traits.person} <= GRANTS.keys()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -14,7 +15,7 @@ from typing import Any, Self, cast
 
 from tests.simulators import Changes, FakeClock, PlainProvider
 from tests.simulators import Provider as Simulator
-from tokenproxy.config import presets
+from tokenproxy.config import Origins, presets
 from tokenproxy.core.interfaces import Record, Store
 from tokenproxy.core.provider import Account, ClientAuth, Provider, Registration, Validate
 from tokenproxy.core.replies import read_import
@@ -126,7 +127,9 @@ class House:
         store = await open_store(self._url, [KEY], metrics=self.metrics.store)
         self._stack.push_async_callback(store.close)
         self.store = Unreliable(store)
-        endpoint = Endpoint(tls_context, timeout=self._timeout)
+        endpoint = Endpoint(
+            tls_context, origins=Origins(base=Path("/"), environ=os.environ), timeout=self._timeout
+        )
         self._stack.push_async_callback(endpoint.close)
         self.source = Source(
             self.accounts,

@@ -393,7 +393,17 @@ async def test_a_status_in_words_and_without_secrets() -> None:
         status = await house.operator.status("books")
         assert (status["state"], status["retry_at"]) == ("degraded", "2026-03-01T12:00:40Z")
         assert set(status) == {
-            *("account", "provider", "state", "reason", "detail", "next_step", "generation", "expires_at"),
+            *(
+                "account",
+                "provider",
+                "grant",
+                "state",
+                "reason",
+                "detail",
+                "next_step",
+                "generation",
+                "expires_at",
+            ),
             *("refresh_expires_at", "renewed_at", "since", "retry_at", "identity", "scope", "in_flight"),
             *("unstored", "live", "renewable"),
         }

@@ -154,6 +154,8 @@ class Provider(Server):
     authorize_parameters: ClassVar[frozenset[str]]
     exchange_parameters: ClassVar[frozenset[str]]
     refresh_parameters: ClassVar[frozenset[str]]
+    machine_parameters: ClassVar[Mapping[str, frozenset[str]]] = {}
+    """``grant_type`` of a client that comes by itself -> what it must send."""
     optional_parameters: ClassVar[frozenset[str]] = frozenset()
     """Taken at any step, beside those that must be there."""
 
@@ -164,6 +166,13 @@ class Provider(Server):
     def __init__(self, *, ssl: SSLContext | None = None, clock: Clock | None = None) -> None:
         super().__init__(ssl=ssl)
         self._clock = clock
+
+        # Clients that come by themselves
+        self.agreed: dict[str, str] = {}
+        """Parameter -> the one value that is taken (``password``, ``subject_token``)."""
+        self.machine_scopes = {self.default_scope}
+        self.machine_refresh_token = False
+        """Whether they get a refresh token, against RFC 6749 section 4.4.3."""
 
         # Rotation
         self.rotate = True
@@ -227,6 +236,8 @@ class Provider(Server):
         self.refreshes = 0
         """Committed."""
         self.exchanges = 0
+        self.obtained = 0
+        """Tokens given to clients that came by themselves."""
         self.replays = 0
         """Spent refresh tokens that were let pass."""
         self.reuses = 0
@@ -397,6 +408,7 @@ class Provider(Server):
         steps = {
             "refresh_token": (self.refresh_parameters, self._refresh),
             "authorization_code": (self.exchange_parameters, self._exchange),
+            **{name: (wanted, self._machine) for name, wanted in self.machine_parameters.items()},
         }
         parameters = self._parameters(call)
         kind = parameters.get("grant_type", "")
@@ -553,6 +565,17 @@ class Provider(Server):
         del self._codes[code]
         self.exchanges += 1
         return self._issue(known.grant)
+
+    def _machine(self, call: TokenCall, parameters: dict[str, str]) -> Answer:
+        """A client that comes by itself; what it shows must be what was agreed (RFC 6749 section 4.4, 8693, 7523)."""
+        for name, agreed in self.agreed.items():
+            if name in parameters and parameters[name] != agreed:
+                raise Refused(400, "invalid_grant", f"not the {name} that is known: {parameters[name]}")
+        if "scope" in parameters and parameters["scope"] not in self.machine_scopes:
+            raise Refused(400, "invalid_scope")
+        self.obtained += 1
+        answer = self._issue(self._open_grant(parameters.get("scope", self.default_scope)))
+        return answer if self.machine_refresh_token else _without_refresh_token(answer)
 
     def _open_grant(self, scope: str | None) -> Grant:
         grant = Grant(number=len(self.grants) + 1, scope=scope)
@@ -795,10 +818,21 @@ class PlainProvider(Provider):
     authorize_parameters = _AUTHORIZE | {"redirect_uri"}
     exchange_parameters = _EXCHANGE | _CLIENT | {"redirect_uri"}
     refresh_parameters = _REFRESH | _CLIENT
+    machine_parameters: ClassVar = {
+        "client_credentials": _CLIENT | {"grant_type", "scope"},
+        "password": _CLIENT | {"grant_type", "scope", "username", "password"},
+        "urn:ietf:params:oauth:grant-type:token-exchange": _CLIENT
+        | {"grant_type", "scope", "subject_token", "subject_token_type", "audience"},
+        "urn:ietf:params:oauth:grant-type:jwt-bearer": _CLIENT | {"grant_type", "scope", "assertion"},
+    }
     optional_parameters = frozenset({"scope", "code_challenge", "code_challenge_method", "code_verifier"})
 
     def _new_access_token(self, grant: Grant) -> str:
         return secrets.token_urlsafe(self.token_size * 3 // 4)
+
+
+def _without_refresh_token(answer: Answer) -> Answer:
+    return {name: value for name, value in answer.items() if name != "refresh_token"}
 
 
 def _json(status: int, body: Mapping[str, Any]) -> RawAnswer:

@@ -481,3 +481,33 @@ async def test_refusing_and_listening_again_at_once(http: aiohttp.ClientSession)
         for refuse in (False, True, False):
             provider.refuse_connections = refuse
         assert (await client.refresh(token))[0] == 200
+
+
+async def test_a_client_that_comes_by_itself_keeps_to_its_form(http: aiohttp.ClientSession) -> None:
+    """RFC 6749 section 4.4: no refresh token, and neither a missing, a foreign nor an unknown parameter."""
+    async with PlainProvider() as provider:
+        client = {"client_id": provider.client_id, "client_secret": provider.client_secret}
+        good = client | {"grant_type": "client_credentials", "scope": "read"}
+        caller = Client(provider, http)
+        status, answer = await caller.post(data=good)
+        assert (status, "refresh_token" in answer, provider.live(answer["access_token"])) == (
+            200,
+            False,
+            True,
+        )
+
+        assert (await caller.post(data=good | {"scope": "all"}))[1]["error"] == "invalid_scope"
+        assert provider.complaints == []
+        for wrong in (
+            {**good, "username": "a"},
+            {**good, "grant_type": "password"},
+            client | {"scope": "read"},
+        ):
+            assert (await caller.post(data=wrong))[0] == 400
+        assert len(provider.complaints) == 3
+        assert (await caller.post(data=good | {"client_secret": "x"}))[1]["error"] == "invalid_client"
+        assert provider.obtained == 1
+
+    async with DeskeraProvider() as provider:  # its guide has no such grant
+        status, _ = await Client(provider, http)._send({"grant_type": "client_credentials"})
+        assert (status, len(provider.complaints)) == (400, 1)

@@ -324,6 +324,41 @@ class StoreContract:
         assert await adopt(store, "other")
         await store.check()
 
+    async def test_a_first_token_set_is_claimed_for(self, store: Store) -> None:
+        """An account that needs no person has a mark before its first token call, and generation 1 after it."""
+        await store.prepare("crm", bound_to=BOUND, standing=OK)
+        await store.prepare("crm", bound_to=BOUND, standing=OK)
+
+        record = await store.load("crm")
+        assert record is not None
+        assert (record.generation, record.tokens, record.standing) == (0, None, OK)
+        (summary,) = await store.summaries()
+        assert not summary.has_tokens
+        claimed = await store.claim("crm", generation=0, now=NOW, lease=LEASE)
+        assert claimed is not None
+        assert await store.in_doubt() == ["crm"]
+        assert await store.commit(claimed, tokens(), previous=None, standing=OK, now=NOW)
+        record = await store.load("crm")
+        assert record is not None
+        assert (record.tokens, record.previous) == (tokens(), None)
+
+    async def test_preparing_loses_no_tokens_and_ends_no_count(self, store: Store) -> None:
+        """A row with tokens stays; a forgotten one goes on counting, bound to whom the config names now."""
+        await adopt(store)
+        await store.prepare("crm/anna", bound_to="https://other.example:443 cl_2", standing=LOST)
+        record = await store.load("crm/anna")
+        assert record is not None
+        assert (record.tokens, record.bound_to, record.standing) == (tokens(), BOUND, OK)
+
+        late = await claim(store)
+        await store.forget("crm/anna", standing=GONE)
+        await store.prepare("crm/anna", bound_to="https://other.example:443 cl_2", standing=OK)
+        record = await store.load("crm/anna")
+        assert record is not None
+        assert (record.tokens, record.bound_to) == (None, "https://other.example:443 cl_2")
+        assert (record.generation, record.standing) == (1, OK)
+        assert not await commit(store, late)  # what the old registration was given is not the new one's
+
 
 async def previous_of(store: Store) -> str | None:
     record = await store.load("crm/anna")

@@ -17,7 +17,7 @@ from time import monotonic, sleep
 
 import pytest
 
-from tests.stores.values import GONE, KEY, LEASE, NOW, OK, OTHER_KEY, adopt, claim, commit, tokens
+from tests.stores.values import BOUND, GONE, KEY, LEASE, NOW, OK, OTHER_KEY, adopt, claim, commit, tokens
 from tokenproxy.errors import SealError, StoreError, StoreLockedError
 from tokenproxy.metrics import StoreMetrics
 from tokenproxy.stores.disk import open_disk
@@ -520,6 +520,23 @@ async def test_a_newer_schema_is_left_untouched(path: Path) -> None:
         await open_sqlite(path, [KEY])
 
     assert path.read_bytes() == before
+
+
+async def test_an_upgrade_keeps_every_row(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store of the first schema: tokens, marks and the index on them are there afterwards."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr("tokenproxy.stores.sqlite.migrations", lambda: migrations()[:1])
+        async with opened(path) as store:
+            await adopt(store)
+            await adopt(store, "crm/bert")
+            await claim(store, "crm/bert")
+    async with opened(path) as store:
+        record = await store.load("crm/anna")
+        assert record is not None
+        assert (record.tokens, record.standing) == (tokens(), OK)
+        assert await store.in_doubt() == ["crm/bert"]
+        await store.prepare("crm", bound_to=BOUND, standing=OK)
+    assert sql(path, "SELECT name FROM sqlite_schema WHERE name = 'account_in_flight'")
 
 
 async def test_a_migration_happens_wholly_or_not_at_all(path: Path) -> None:

@@ -12,6 +12,7 @@ from tokenproxy.errors import (
     ConfigError,
     LoginRequiredError,
     MisconfiguredError,
+    NoLoginError,
     NotRunningError,
     Problem,
     ProviderUnavailableError,
@@ -37,6 +38,7 @@ class Answer:
 
 ANSWERS: Final[Mapping[type[TokenproxyError], Answer]] = {
     BadImportError: Answer(422, "bad_import", "not a token answer"),
+    NoLoginError: Answer(409, "needs_no_login", "the account needs no login"),
     UnknownAccountError: Answer(404, "unknown_account", "unknown account"),
     LoginRequiredError: Answer(409, "login_required", "login required"),
     MisconfiguredError: Answer(409, "misconfigured", "misconfigured"),

@@ -160,6 +160,10 @@ def logout(call: Call, *, account: str) -> None:
         call.out.done(f"{account}: nobody was logged in; nothing has changed", mark="warn")
         return
     call.out.done(f"{account}: logged out, its tokens are gone from the store")
+    if after["state"] != "new":
+        call.out.say(
+            f"  It obtains its tokens by itself (grant {after['grant']}): the next use gets another."
+        )
     call.out.say("  The provider was not told; revoke the grant there if it must end at once.")
 
 

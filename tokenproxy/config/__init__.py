@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tokenproxy.config.secrets import SecretError, read_keys, resolve
+from tokenproxy.config.secrets import Origins, SecretError, read_keys, resolve
 from tokenproxy.config.starter import starter
 from tokenproxy.config.values import (
     Admin,
@@ -29,6 +29,7 @@ __all__ = [
     "KeySpec",
     "LogSettings",
     "MetricsListener",
+    "Origins",
     "PresetInfo",
     "SecretError",
     "Server",

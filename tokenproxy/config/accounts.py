@@ -3,16 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from tokenproxy.config import providers
 from tokenproxy.config.lines import Keys
 from tokenproxy.config.models import AccountTable, ProviderTable, read
 from tokenproxy.config.reading import Reading, tls_files
-from tokenproxy.config.words import did_you_mean, quoted, shown
-from tokenproxy.core.provider import EMPTY, Account, Provider, Registration
+from tokenproxy.config.words import Report, did_you_mean, either, quoted, shown
+from tokenproxy.core.grants import TRAITS, Traits
+from tokenproxy.core.provider import (
+    AUTHORIZATION_CODE,
+    EMPTY,
+    Account,
+    ClientAuth,
+    Provider,
+    Registration,
+)
+from tokenproxy.core.replies import usable
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Keys of an account that are its grant's own."""
+
+    needed: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    """Key -> what to say where it is missing."""
+    optional: tuple[str, ...] = ()
+
+
+KEYS: Final[Mapping[str, Own]] = {
+    "client_credentials": Own(optional=("audience", "resource")),
+    "password": Own(
+        needed={
+            "username": "is missing: whom the password belongs to",
+            "password": "is missing: where the password lies",
+            "allow_password": "must be true: this grant hands a person's password to a program, and most providers have "
+            "given it up (RFC 9700 section 2.4)",
+        },
+        optional=("audience", "resource"),
+    ),
+    "token_exchange": Own(
+        needed={
+            "subject_token": "is missing: where the token lies that is exchanged",
+            "subject_token_type": 'is missing: what it is, such as "urn:ietf:params:oauth:token-type:jwt"',
+        },
+        optional=("audience", "resource", "actor_token", "actor_token_type", "requested_token_type"),
+    ),
+    "jwt_bearer": Own(
+        needed={"assertion": "is missing: where the signed assertion lies"}, optional=("audience", "resource")
+    ),
+    "static": Own(needed={"token": "is missing: where the token lies"}),
+    "file": Own(needed={"token": 'is missing: the file, as "file:/run/app/token"'}),
+    "command": Own(needed={"token": 'is missing: the command, as "cmd:print-token --for app"'}),
+}
+"""Grant -> its own keys; a grant that is not here has none."""
+_REGISTRATION: Final = {"client_id", "client_secret", "scopes"}
+_PARAMS: Final = (
+    "username",
+    "audience",
+    "resource",
+    "subject_token_type",
+    "actor_token_type",
+    "requested_token_type",
+)
+_PRESENTED: Final = ("subject_token", "actor_token", "assertion")
+"""Read anew for every request, so that they may be short-lived."""
+_TOKEN_WORDS: Final[Mapping[str, str]] = {"file": "file:", "command": "cmd:"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +88,7 @@ class Offers:
         self._reading = reading
         self._own: dict[str, Mapping[str, Any]] = {}
         self._found: dict[str, Offered] = {}
+        self._without_endpoint = _only_injecting(raw)
         tables = reading.tables(raw, "providers")
         for name, table in tables.items():
             self._own[name] = self._layer(name, table)
@@ -64,11 +123,28 @@ class Offers:
         except ValueError as wrong:
             report.problem((*keys, "extends"), str(wrong))
             return Offered(None)
-        if not table.token_url and report.sound(*keys, "token_url") and report.sound(*keys, "extends"):
+        needed = name not in self._without_endpoint
+        if (
+            needed
+            and not table.token_url
+            and report.sound(*keys, "token_url")
+            and report.sound(*keys, "extends")
+        ):
             report.problem((*keys, "token_url"), "is missing: where this provider gives out tokens")
         provider = providers.built(name, table, tls_files(table.tls, self._reading.base))
         providers.check_plain(table, provider, self._own[name], keys=keys, report=report)
         return Offered(provider if report.sound(*keys) else None, table.insecure_http)
+
+
+def _only_injecting(raw: Mapping[str, Any]) -> set[str]:
+    """Providers that some accounts name, and none of them asks for tokens there: they need no ``token_url``."""
+    asked: dict[str, bool] = {}
+    tables = raw.get("accounts", {})
+    for table in tables.values() if isinstance(tables, dict) else ():
+        if isinstance(table, dict) and isinstance(name := table.get("provider"), str):
+            traits = TRAITS.get(str(table.get("grant", AUTHORIZATION_CODE)), Traits())
+            asked[name] = asked.get(name, False) or traits.endpoint
+    return {name for name, needed in asked.items() if not needed}
 
 
 def read_accounts(raw: Mapping[str, Any], offers: Offers, reading: Reading) -> Mapping[str, Account]:
@@ -88,24 +164,92 @@ def _account(name: str, raw: Any, offers: Offers, reading: Reading) -> Account |
     table = read(AccountTable, raw, keys, report)
     if table is None:
         return None
-    if not table.client_id and report.sound(*keys, "client_id"):
+    traits = TRAITS[table.grant]
+    if traits.endpoint and not table.client_id and report.sound(*keys, "client_id"):
         report.problem((*keys, "client_id"), "is missing: what the provider calls this client")
     secret = reading.secret(table.client_secret, (*keys, "client_secret")) if table.client_secret else ""
     if secret != secret.strip():
         report.warning(
             (*keys, "client_secret"), "begins or ends with white space, which is taken as part of it"
         )
+    _check_keys(table, raw, keys, report)
+    means = _means(table, keys, reading)
     provider = _provider(table, keys, offers, reading)
     if provider is None:
         return None
-    _check_secret(provider, table, keys, reading)
+    if traits.endpoint:
+        _check_secret(provider, table, keys, reading)
     return Account(
         name=name,
         provider=provider,
-        registration=Registration(client_id=table.client_id, client_secret=secret),
+        registration=Registration(client_id=table.client_id or "", client_secret=secret),
         grant=table.grant,
         scopes=tuple(table.scopes or ()),
+        **means,
     )
+
+
+def _check_keys(table: AccountTable, raw: Any, keys: Keys, report: Report) -> None:
+    """The grant has all that it needs, and nothing stands there that it would ignore."""
+    own = KEYS.get(table.grant, Own())
+    if not report.sound(*keys, "grant"):
+        return
+    for name, sentence in own.needed.items():
+        if not getattr(table, name) and report.sound(*keys, name):
+            report.problem((*keys, name), sentence)
+    some = {name for each in KEYS.values() for name in (*each.needed, *each.optional)} | _REGISTRATION
+    taken = {*own.needed, *own.optional} | (_REGISTRATION if TRAITS[table.grant].endpoint else set())
+    for name in sorted((some - taken) & raw.keys()):
+        if report.sound(*keys, name):
+            takers = [f'"{grant}"' for grant, each in KEYS.items() if name in {*each.needed, *each.optional}]
+            whose = (
+                f"belongs to grant = {either(takers)}"
+                if takers
+                else "is for grants that ask a token endpoint"
+            )
+            report.problem((*keys, name), f"is not used by grant = {quoted(table.grant)}; it {whose}")
+    for name, other in (("actor_token_type", "actor_token"), ("actor_token", "actor_token_type")):
+        if getattr(table, name) and not getattr(table, other):  # RFC 8693 section 2.1: both or neither
+            report.problem((*keys, name), f"needs {other} beside it")
+
+
+def _means(table: AccountTable, keys: Keys, reading: Reading) -> dict[str, Any]:
+    """What the account's grant asks with: fields of ``Account``."""
+    report = reading.report
+    params = {name: getattr(table, name) for name in _PARAMS if getattr(table, name)}
+    if table.password:
+        params["password"] = reading.secret(table.password, (*keys, "password"))
+    presented = {name: getattr(table, name) for name in _PRESENTED if getattr(table, name)}
+    for name, origin in presented.items():
+        _look_at(origin, (*keys, name), reading)
+    token, token_from = "", ""
+    if table.grant == "static" and table.token:
+        token = reading.secret(table.token, (*keys, "token"))
+        if token and usable(token) != token and report.sound(*keys, "token"):
+            report.problem((*keys, "token"), "is no token: it must be printable ASCII without spaces")
+    elif word := _TOKEN_WORDS.get(table.grant):
+        token_from = table.token
+        if token_from and (not token_from.startswith(word) or token_from == word):
+            report.problem((*keys, "token"), f"must be {word}... with grant = {quoted(table.grant)}")
+        elif token_from:
+            _look_at(token_from, (*keys, "token"), reading)
+    return {
+        "params": MappingProxyType(params),
+        "presented": MappingProxyType(presented),
+        "token": token,
+        "token_from": token_from,
+    }
+
+
+def _look_at(origin: str, keys: Keys, reading: Reading) -> None:
+    """Of what is read later, and may come later: what can be said about it now."""
+    word, _, rest = origin.partition(":")
+    if word == "file" and (reading.base / rest).exists():
+        reading.guarded(reading.base / rest, keys)
+    elif word == "file":
+        reading.report.warning(keys, f"there is no {reading.base / rest} yet; it is read when it is needed")
+    if origin.startswith("literal:") and reading.report.in_file(keys):
+        reading.literals.append(keys)
 
 
 def _provider(table: AccountTable, keys: Keys, offers: Offers, reading: Reading) -> Provider | None:
@@ -113,6 +257,8 @@ def _provider(table: AccountTable, keys: Keys, offers: Offers, reading: Reading)
     report = reading.report
     if not report.sound(*at):
         return None
+    if not table.provider and not TRAITS[table.grant].endpoint:
+        return Provider(name="bearer", token_url="", client_auth=ClientAuth.NONE)
     if not table.provider:
         report.problem(
             at, "is missing: a preset (tokenproxy presets) or the name of a table [providers.NAME]"

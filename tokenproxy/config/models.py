@@ -29,7 +29,8 @@ from tokenproxy.config.secrets import KEY_MUST_BEGIN, MUST_BEGIN, WORDS
 from tokenproxy.config.values import LOOPBACK_ADMIN, LOOPBACK_PROXY
 from tokenproxy.config.words import NOT_YET, Report, did_you_mean, either, nearest, quoted, shown
 from tokenproxy.core import settings
-from tokenproxy.core.provider import AnswerFields, ClientAuth, Inject, TokenBody
+from tokenproxy.core.grants import TRAITS
+from tokenproxy.core.provider import AUTHORIZATION_CODE, AnswerFields, ClientAuth, Inject, TokenBody
 
 _DEADLINES: Final = settings.Deadlines()
 _LIMITS: Final = settings.Limits()
@@ -40,7 +41,7 @@ _ANSWER: Final = AnswerFields()
 _INJECT: Final = Inject()
 
 GRANTS: Final = (
-    "authorization_code",
+    AUTHORIZATION_CODE,
     "client_credentials",
     "device_code",
     "implicit",
@@ -51,7 +52,7 @@ GRANTS: Final = (
     "command",
     "file",
 )
-_GRANTS_NOW: Final = GRANTS[:1]
+_GRANTS_NOW: Final = tuple(grant for grant in GRANTS if grant in TRAITS)
 _AUTHS: Final = tuple(each.value for each in ClientAuth)
 _AUTHS_NOW: Final = tuple(
     auth for auth in _AUTHS if auth not in {"client_secret_jwt", "private_key_jwt", "mtls"}
@@ -279,12 +280,24 @@ class TLS(Table):
 
 
 class AccountTable(Table):
-    provider: TextOrEmpty = _required()
+    provider: TextOrEmpty | None = _depends()
     grant: Annotated[str, AfterValidator(_one_of("a grant", GRANTS, _GRANTS_NOW)), Kind("text")] = GRANTS[0]
-    client_id: TextOrEmpty = _required()
+    client_id: TextOrEmpty | None = _depends()
     client_secret: Secret = ""
     scopes: Scopes | None = _depends()
     vars: Words = {}
+    token: Secret = ""
+    username: TextOrEmpty = ""
+    password: Secret = ""
+    allow_password: Flag = False
+    audience: TextOrEmpty = ""
+    resource: TextOrEmpty = ""
+    subject_token: Secret = ""
+    subject_token_type: TextOrEmpty = ""
+    actor_token: Secret = ""
+    actor_token_type: TextOrEmpty = ""
+    requested_token_type: TextOrEmpty = ""
+    assertion: Secret = ""
     settings: Later = None
 
 
@@ -363,6 +376,7 @@ class ProviderTable(Table):
     scope_separator: Annotated[str, Kind("text")] = " "
     exchange_scope: Flag = False
     refresh_scope: Flag = False
+    machine_refresh: Flag = False
     redirect_uri: Flag = True
     answer: AnswerTable = AnswerTable()
     errors: ErrorTable = ErrorTable()

@@ -142,6 +142,7 @@ def built(name: str, table: ProviderTable, tls: TLSFiles) -> Provider:
         scope_separator=table.scope_separator,
         exchange_scope=table.exchange_scope,
         refresh_scope=table.refresh_scope,
+        machine_refresh=table.machine_refresh,
         redirect_uri=table.redirect_uri,
         answer=AnswerFields(**_tuples(table.answer)),
         errors=ErrorCodes(**_tuples(table.errors)),

@@ -11,6 +11,7 @@ from tokenproxy.config.lines import Keys
 from tokenproxy.config.models import TOKEN, RouteTable, read
 from tokenproxy.config.reading import Reading
 from tokenproxy.config.words import did_you_mean, quoted, shown
+from tokenproxy.core.grants import traits_of
 from tokenproxy.core.provider import Account
 from tokenproxy.core.routes import Route, Upstream, account_header, valid_sub
 from tokenproxy.core.settings import Limits, Replay, TLSFiles
@@ -150,7 +151,14 @@ def _account(table: RouteTable, keys: Keys, around: Around, reading: Reading) ->
         return None
     if slash and not _check_sub(table, sub, at, reading):
         return None
-    return around.accounts.get(name)
+    account = around.accounts.get(name)
+    if slash and account is not None and not traits_of(account).person:
+        report.problem(
+            at,
+            f"{quoted(name)} obtains its tokens by itself (grant {quoted(account.grant)}) and has no logins below it",
+        )
+        return None
+    return account
 
 
 def _check_sub(table: RouteTable, sub: str, at: Keys, reading: Reading) -> bool:

@@ -151,6 +151,28 @@ def resolve(source: str, *, base: Path, environ: Mapping[str, str]) -> str:
     return Secrets(base=base, environ=environ).open(source)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origins:
+    """Satisfies ``core.interfaces.TokenOrigins``: secrets that are opened again and again while we run."""
+
+    base: Path
+    environ: Mapping[str, str] = field(repr=False)
+
+    def read(self, origin: str) -> str:
+        return resolve(origin, base=self.base, environ=self.environ)
+
+    def stamp(self, origin: str) -> object:
+        word, _, rest = origin.partition(":")
+        if word != "file":
+            return None
+        try:
+            found = (self.base / rest).stat()
+        except OSError:
+            return None
+        # The inode as well: the usual way to write a token anew is to put another file in its place.
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
 def _text(data: bytes) -> str:
     if len(data) > _LARGEST:
         raise SecretError("is longer than 1 MiB")

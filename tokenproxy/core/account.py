@@ -68,6 +68,12 @@ class Reason(Enum):
     TOO_EARLY = "too_early"
     """The provider renews only shortly before expiry (Exact Online)."""
     ANSWER_LOST = "answer_lost"
+    CREDENTIALS_REFUSED = "credentials_refused"
+    """``invalid_grant`` to an account that needs no person: its password, assertion or subject token is not taken."""
+    TOKEN_REFUSED = "token_refused"  # noqa: S105 - a reason, not a secret
+    """An upstream refused a token that is not ours to renew, and its source still gives the same one."""
+    SOURCE_FAILED = "source_failed"
+    """The file, command or variable that a token comes from gives none."""
     BAD_ANSWER = "bad_answer"
     """HTML, an empty answer, no usable token in it."""
     STORE_FAILED = "store_failed"
@@ -165,6 +171,10 @@ class Standing:
     """What the provider said, cut and without secrets."""
     retry_at: datetime | None = None
     """UTC, before which no renewal is tried; None: at once."""
+
+
+AT_EASE: Final = Standing(State.OK, Reason.NONE)
+"""Where an account begins that needs no person: nobody need do anything, and the first use obtains a token."""
 
 
 def advance(

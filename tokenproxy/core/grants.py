@@ -1,8 +1,8 @@
 """
 How a token set is obtained: one generator per grant, and the exact wire form of a token request.
 
-A grant yields ``TokenRequest``s and is sent ``Reply``s, so that it is tested by hand and without a network
-(the shape is httpx's ``auth_flow``). ``oauth.endpoint`` performs the steps.
+A grant yields steps and is sent ``Reply``s, so that it is tested by hand and without a network (the shape is httpx's
+``auth_flow``). ``oauth.endpoint`` performs the steps. What tells the grants apart elsewhere is in their ``Traits``.
 """
 
 from __future__ import annotations
@@ -10,14 +10,24 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 from urllib.parse import quote, quote_plus
 
 from tokenproxy import __version__
-from tokenproxy.core.provider import Account, ClientAuth, Provider, TokenBody
-from tokenproxy.core.replies import Answer, Reply, read_answer
+from tokenproxy.core.account import Event, Reason
+from tokenproxy.core.provider import AUTHORIZATION_CODE, Account, ClientAuth, Provider, TokenBody
+from tokenproxy.core.replies import (
+    Answer,
+    Failure,
+    Granted,
+    Reply,
+    read_answer,
+    read_token,
+    usable,
+    without,
+)
 from tokenproxy.core.tokens import TokenSet
 
 
@@ -32,6 +42,17 @@ class TokenRequest:
     body: bytes | None = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class OriginRequest:
+    """What lies at an origin (``file:...``, ``cmd:...``) now; comes back as the body of a ``Reply``."""
+
+    origin: str = field(repr=False)
+    """A command line may hold a secret of its own."""
+
+
+Step = TokenRequest | OriginRequest
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """What a grant needs to know."""
@@ -40,20 +61,65 @@ class Ask:
     held: TokenSet | None
     now: datetime
     """UTC, taken before anything is sent (RFC 6749 section 5.1: lifetimes count from the answer)."""
+    refused: bool = False
+    """An upstream called the held access token dead."""
+    outdated: bool = False
+    """The config asks for other tokens than the held ones, which therefore cannot be refreshed into them."""
 
 
-Flow = Generator[TokenRequest, Reply, Answer]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What the rest of the program must know of a grant."""
+
+    person: bool = True
+    """Somebody logs in or imports, and a refresh token keeps it; False: tokens are asked for again, by itself."""
+    endpoint: bool = True
+    """Asks the provider's token endpoint; False: takes a token that somebody else made."""
+    watched: bool = False
+    """The token's origin is looked at every second, and read again when it was written anew."""
+
+
+Flow = Generator[Step, Reply, Answer]
 GRANTS: Final[dict[str, Callable[[Ask], Flow]]] = {}
+TRAITS: Final[dict[str, Traits]] = {AUTHORIZATION_CODE: Traits()}
+"""Every grant that an account may name in this version."""
 
 
-def grant(name: str) -> Callable[[Callable[[Ask], Flow]], Callable[[Ask], Flow]]:
-    """Register a grant under its name."""
+def grant(
+    name: str, traits: Traits | None = None
+) -> Callable[[Callable[[Ask], Flow]], Callable[[Ask], Flow]]:
+    """Register a grant under its name; with ``traits`` it is one that an account may name."""
 
     def register(flow: Callable[[Ask], Flow]) -> Callable[[Ask], Flow]:
         GRANTS[name] = flow
+        if traits is not None:
+            TRAITS[name] = traits
         return flow
 
     return register
+
+
+def traits_of(account: Account) -> Traits:
+    return TRAITS[account.grant]
+
+
+def renewal(ask: Ask) -> Flow:
+    """The flow that replaces what is held: a refresh, or the account's own grant once more (RFC 6749 section 4.4.3)."""
+    if traits_of(ask.account).person:
+        return GRANTS["refresh_token"](ask)
+    if ask.held is not None and ask.held.refresh_token and not ask.outdated:
+        return _refreshed_or_asked_again(ask, ask.held)
+    return GRANTS[ask.account.grant](ask)
+
+
+def _refreshed_or_asked_again(ask: Ask, held: TokenSet) -> Flow:
+    """Where the provider's profile lets machines refresh: a refresh token that is refused ends nothing."""
+    answer = yield from GRANTS["refresh_token"](ask)
+    if isinstance(answer, Granted):
+        return Granted(held.succeeded_by(answer.tokens))
+    if answer.event is Event.REFUSED:
+        return (yield from GRANTS[ask.account.grant](ask))
+    return replace(answer, rotated=None)
 
 
 @grant("refresh_token")
@@ -69,6 +135,106 @@ def refresh_token(ask: Ask) -> Flow:
     params |= provider.refresh_params
     reply = yield token_request(ask.account, params, url=provider.refresh_url or provider.token_url)
     return read_answer(reply, provider=provider, asked_at=ask.now, scope_asked=asked)
+
+
+def _asked_again(ask: Ask, grant_type: str) -> Flow:
+    """
+    A token request that needs nothing but what the config says, so that it is made anew whenever a token is needed.
+
+    A refresh token in the answer is kept only where the profile says so (RFC 6749 section 4.4.3: it should not be
+    there): asking again is as good, and cannot be lost to a rotation.
+    """
+    account = ask.account
+    params = {"grant_type": grant_type, "scope": account.scope or "", **account.params}
+    shown = []
+    for name, origin in account.presented.items():
+        found = yield OriginRequest(origin)
+        value = usable(found.body.decode())
+        if value is None:
+            return Failure(
+                Event.PROVIDER_DOWN, Reason.SOURCE_FAILED, f"what the {name} is read from holds no token"
+            )
+        params[name] = value
+        shown.append(value)
+    reply = yield token_request(account, params, url=account.provider.token_url)
+    answer = read_answer(reply, provider=account.provider, asked_at=ask.now, scope_asked=account.scope)
+    if isinstance(answer, Failure):
+        return replace(answer, text=without(answer.text, shown), rotated=None)
+    if account.provider.machine_refresh:
+        return answer
+    return Granted(replace(answer.tokens, refresh_token=None, refresh_expires_at=None))
+
+
+@grant("client_credentials", Traits(person=False))
+def client_credentials(ask: Ask) -> Flow:
+    """RFC 6749 section 4.4."""
+    return _asked_again(ask, "client_credentials")
+
+
+@grant("password", Traits(person=False))
+def password(ask: Ask) -> Flow:
+    """RFC 6749 section 4.3, which RFC 9700 section 2.4 forbids: only where the account says ``allow_password``."""
+    return _asked_again(ask, "password")
+
+
+@grant("token_exchange", Traits(person=False))
+def token_exchange(ask: Ask) -> Flow:
+    """RFC 8693; the subject token is read anew each time, since it lives no longer than ours."""
+    return _asked_again(ask, "urn:ietf:params:oauth:grant-type:token-exchange")
+
+
+@grant("jwt_bearer", Traits(person=False))
+def jwt_bearer(ask: Ask) -> Flow:
+    """RFC 7523 section 2.1, with an assertion that somebody else signs and that is read anew each time."""
+    return _asked_again(ask, "urn:ietf:params:oauth:grant-type:jwt-bearer")
+
+
+@grant("static", Traits(person=False, endpoint=False))
+def static(ask: Ask) -> Flow:
+    """A token from the config. Refused once, only the operator has another."""
+    yield from ()
+    token = ask.account.token
+    if _same_again(ask, token):
+        return Failure(
+            Event.REGISTRATION_REFUSED,
+            Reason.TOKEN_REFUSED,
+            "the config still has the token that was refused",
+        )
+    return Granted(TokenSet(access_token=token, issued_at=ask.now))
+
+
+@grant("file", Traits(person=False, endpoint=False, watched=True))
+def file(ask: Ask) -> Flow:
+    """A token in a file that another program keeps fresh."""
+    return _found(ask)
+
+
+@grant("command", Traits(person=False, endpoint=False))
+def command(ask: Ask) -> Flow:
+    """A token that a command prints."""
+    return _found(ask)
+
+
+def _found(ask: Ask) -> Flow:
+    """Whoever makes the token may be late, so each failure is one for now."""
+    reply = yield OriginRequest(ask.account.token_from)
+    tokens = read_token(reply.body.decode(), provider=ask.account.provider, now=ask.now)
+    trouble = ""
+    if tokens is None:
+        trouble = "what is there is neither a token nor a token answer"
+    elif tokens.expires_at is not None and tokens.expires_at <= ask.now:
+        trouble = "the token there has expired"
+    if tokens is None or trouble:
+        return Failure(Event.PROVIDER_DOWN, Reason.SOURCE_FAILED, trouble)
+    if _same_again(ask, tokens.access_token):
+        return Failure(
+            Event.PROVIDER_DOWN, Reason.TOKEN_REFUSED, "what is there is still the token that was refused"
+        )
+    return Granted(tokens)
+
+
+def _same_again(ask: Ask, token: str) -> bool:
+    return ask.refused and ask.held is not None and ask.held.access_token == token
 
 
 def validate_request(account: Account, tokens: TokenSet) -> TokenRequest:

@@ -150,6 +150,13 @@ class Store(Protocol):
     async def stand(self, account: str, standing: Standing) -> None:
         """Record a standing outside of a renewal (``registration_changed``, a reload)."""
 
+    async def prepare(self, account: str, *, bound_to: str, standing: Standing) -> None:
+        """
+        Make a row without tokens (generation 0), which a first token set can be claimed for; else take it over.
+
+        A row that was forgotten keeps its generation and any lease on it ends; one with tokens stays as it is.
+        """
+
     async def rebind(self, account: str, *, bound_to: str, standing: Standing) -> None: ...
 
     async def settled(self, account: str, *, generation: int) -> None:
@@ -170,6 +177,20 @@ class Store(Protocol):
     async def close(self) -> None: ...
 
 
+class TokenOrigins(Protocol):
+    """
+    Where tokens that somebody else made are found: what the config's ``file:``, ``cmd:``, ``env:``, ... name.
+
+    Both block, and are called from threads.
+    """
+
+    def read(self, origin: str) -> str:
+        """What lies there now, 1 MiB at most; raises ``ValueError`` with a phrase without secrets."""
+
+    def stamp(self, origin: str) -> object:
+        """Something that is another when it has been written anew; None where that cannot be seen."""
+
+
 class Accounts(Protocol):
     """What operators ask for: the admin socket, the admin API and the offline commands share it."""
 
@@ -180,10 +201,10 @@ class Accounts(Protocol):
         """
         One account, without secrets.
 
-        Keys: account, provider, state, reason, detail (a sentence), next_step (a command or ""), generation,
+        Keys: account, provider, grant, state, reason, detail (a sentence), next_step (a command or ""), generation,
         expires_at, refresh_expires_at, renewed_at, since, retry_at (ISO 8601 or None), identity, scope,
         in_flight (bool), live (bool: a token that may be sent is there), renewable (bool, None while it is only on
-        disk: a refresh token is there). Raises ``AccountError`` for an unknown name.
+        disk: it can be renewed without a person). Raises ``AccountError`` for an unknown name.
         """
 
     async def import_answer(self, account: str, answer: bytes) -> dict[str, Any]:

@@ -21,6 +21,9 @@ EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
 """A default for fields, only by factory: dataclasses of 3.11 take a mappingproxy for mutable."""
 
 
+AUTHORIZATION_CODE: Final = "authorization_code"
+
+
 class ClientAuth(Enum):
     """How the client proves itself at the token endpoint (RFC 6749 section 2.3; RFC 7591 names in brackets)."""
 
@@ -122,6 +125,8 @@ class Provider:
     """The code exchange repeats the scope (Deskera)."""
     refresh_scope: bool = False
     """A refresh repeats the scope that was asked for (PERSCOM)."""
+    machine_refresh: bool = False
+    """A refresh token that came to an account which needs no person is used (against RFC 6749 section 4.4.3)."""
     redirect_uri: bool = True
     """Whether ``redirect_uri`` is sent with the authorization request and the exchange (Deskera: not)."""
     answer: AnswerFields = field(default_factory=AnswerFields)
@@ -160,8 +165,22 @@ class Account:
     provider: Provider
     """With ``vars`` already filled in."""
     registration: Registration
-    grant: str = "authorization_code"
+    grant: str = AUTHORIZATION_CODE
     scopes: tuple[str, ...] = ()
+    params: Mapping[str, str] = field(default_factory=lambda: EMPTY, repr=False)
+    """What this account adds to its token requests, by the parameter's standard name (``audience``, ``password``)."""
+    presented: Mapping[str, str] = field(default_factory=lambda: EMPTY, repr=False)
+    """Parameter -> the origin (``file:...``) whose contents it carries, read anew for each request."""
+    token: str = field(default="", repr=False)
+    """The token itself, where the config gives it (grant ``static``)."""
+    token_from: str = field(default="", repr=False)
+    """The origin that the token is read from (grants ``file`` and ``command``)."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What of this must show up in no text."""
+        given = (self.registration.client_secret, self.token, self.params.get("password", ""))
+        return tuple(secret for secret in given if secret)
 
     @property
     def scope(self) -> str | None:
@@ -170,8 +189,14 @@ class Account:
 
     @property
     def bound_to(self) -> str:
-        """What a token set is bound to: the token endpoint's origin and the client that obtained it."""
-        return f"{self.provider.token_origin} {self.registration.client_id}"
+        """
+        What a token set is bound to: the token endpoint's origin and the client that obtained it.
+
+        The grant as well where it is another than a login: nobody's login answers for a machine, nor the reverse.
+        """
+        endpoint = self.provider.token_origin if self.provider.token_url else "-"
+        bound = f"{endpoint} {self.registration.client_id}"
+        return bound if self.grant == AUTHORIZATION_CODE else f"{bound} {self.grant}"
 
 
 _PORTS: Final = {"https": 443, "http": 80}

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
+from itertools import takewhile
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, quote_plus
 
 from tokenproxy.core.account import Event, Reason
 from tokenproxy.core.provider import AnswerFields, Provider
@@ -91,6 +92,8 @@ _STATUSES: Final[Mapping[int, tuple[Event, Reason]]] = {
     429: (Event.PROVIDER_DOWN, Reason.RATE_LIMITED),
 }
 
+_NO_TOKENS: Final = frozenset({"null", "true", "false"})
+"""``null`` is what jq prints for a field that is not there."""
 _UNUSABLE_TYPES: Final = frozenset({"mac", "dpop", "pop", "n_a"})
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _REFRESH_TOKEN: Final = re.compile(r"[\x20-\x7e]+")
@@ -386,6 +389,34 @@ def jwt_lifetime(token: str, asked_at: datetime) -> timedelta | None:
     return _sane(ends - (begins if begins is not None else asked_at.timestamp()))
 
 
+RECOGNISED: Final = 8
+"""So many characters of a secret are one."""
+
+
+def without(text: str, secrets: Iterable[str]) -> str:
+    """
+    The text with every secret taken out, in each spelling, and with what begins like one: its end may be missing.
+
+    Some providers quote the request in their errors, and we cut the quote.
+    """
+    for secret in secrets:
+        if len(secret) < RECOGNISED:  # hiding single letters would garble every sentence
+            continue
+        for spelling in (secret, quote(secret, safe=""), quote_plus(secret)):
+            text = _without(text, spelling)
+    return text
+
+
+def _without(text: str, secret: str) -> str:
+    start = secret[:RECOGNISED]
+    at = text.find(start)
+    while at >= 0:
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(text[at:], secret, strict=False))
+        text = f"{text[:at]}…{text[at + sum(1 for _ in same) :]}"
+        at = text.find(start, at)
+    return text
+
+
 def retry_after(reply: Reply) -> float | None:
     """``Retry-After`` in seconds, from either of its forms (RFC 9110 section 10.2.3); at most a day."""
     value = reply.headers.get("retry-after", "").strip()
@@ -401,6 +432,28 @@ def retry_after(reply: Reply) -> float | None:
     if (at.tzinfo is None) != (base.tzinfo is None):
         return None
     return min(max((at - base).total_seconds(), 0.0), 86400.0)
+
+
+def read_token(text: str, *, provider: Provider, now: datetime) -> TokenSet | None:
+    """
+    A token that somebody else obtained, bare or as a token answer; None where the text is neither.
+
+    How old it is nobody knows, so a JWT's own ``exp`` counts and never ``exp - iat``.
+    """
+    given = text.encode()
+    if decode(Reply(200, {}, given), provider.answer) is not None:
+        tokens = read_import(given, provider=provider, now=now, scope=None)
+        return replace(tokens, refresh_token=None) if tokens is not None and tokens.access_token else None
+    bare = usable(text)
+    if bare is None or bare[0] in "{[<\"'" or bare in _NO_TOKENS:
+        return None
+    return replace(TokenSet(access_token=bare, issued_at=now), expires_at=_jwt_end(bare))
+
+
+def _jwt_end(token: str) -> datetime | None:
+    """A JWT's ``exp``, UTC."""
+    ends = _number(jwt_claims(token).get("exp"))
+    return datetime.fromtimestamp(ends, UTC) if ends is not None and 0 < ends < 1e11 else None
 
 
 def _scope(value: Any) -> str | None:
@@ -424,8 +477,7 @@ def read_import(given: bytes, *, provider: Provider, now: datetime, scope: str |
     reply = Reply(200, {}, given)
     if decode(reply, provider.answer) is None:
         bare = usable(given.decode("utf-8-sig", errors="replace"))
-        # "null" is what jq prints for a field that is not there.
-        if bare is None or bare[0] in "{[<\"'" or bare in {"null", "true", "false"}:
+        if bare is None or bare[0] in "{[<\"'" or bare in _NO_TOKENS:
             return None
         return TokenSet(access_token="", refresh_token=bare, scope_asked=scope, issued_at=now, expires_at=now)
     answer = read_answer(reply, provider=provider, asked_at=now, scope_asked=scope)
@@ -436,8 +488,7 @@ def read_import(given: bytes, *, provider: Provider, now: datetime, scope: str |
             access_token="", refresh_token=answer.rotated, scope_asked=scope, issued_at=now, expires_at=now
         )
     tokens = replace(answer.tokens, scope_asked=scope or answer.tokens.scope)
-    ends = _number(jwt_claims(tokens.access_token).get("exp"))
-    if ends is None or not 0 < ends < 1e11:
+    at = _jwt_end(tokens.access_token)
+    if at is None:
         return tokens
-    at = datetime.fromtimestamp(ends, UTC)
     return replace(tokens, expires_at=min(at, tokens.expires_at) if tokens.expires_at else at)

@@ -6,12 +6,19 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from tokenproxy.core.account import Reason, Standing, State
+from tokenproxy.core.account import AT_EASE, Reason, Standing, State
+from tokenproxy.core.grants import traits_of
 from tokenproxy.core.interfaces import Clock, Store, Summary
 from tokenproxy.core.provider import Account, table_of
 from tokenproxy.core.replies import read_import
 from tokenproxy.core.routes import valid_sub
-from tokenproxy.errors import BadImportError, StoreError, StoreUnavailableError, UnknownAccountError
+from tokenproxy.errors import (
+    BadImportError,
+    NoLoginError,
+    StoreError,
+    StoreUnavailableError,
+    UnknownAccountError,
+)
 from tokenproxy.oauth.refusals import next_step, sentence
 from tokenproxy.oauth.source import Source
 
@@ -41,7 +48,7 @@ class OperatorAccounts:
         return self._describe(account, summaries.get(account))
 
     async def import_answer(self, account: str, answer: bytes) -> dict[str, Any]:
-        spec = self._require(account)
+        spec = self._require_login(account, "import")
         tokens = read_import(answer, provider=spec.provider, now=self._clock.now(), scope=spec.scope)
         if tokens is None:
             raise BadImportError(
@@ -71,7 +78,7 @@ class OperatorAccounts:
         return await self.status(account)
 
     async def rebind(self, account: str) -> dict[str, Any]:
-        self._require(account)
+        self._require_login(account, "rebind")
         try:
             await self._source.rebind(account)
         except StoreError as error:
@@ -96,13 +103,31 @@ class OperatorAccounts:
             )
         return spec
 
+    def _require_login(self, account: str, what: str) -> Account:
+        """Import and rebind are about tokens that a person brought."""
+        spec = self._require(account)
+        if not traits_of(spec).person:
+            raise NoLoginError(
+                f"account {spec.name} obtains its tokens by itself (grant {spec.grant}): there is nothing to {what}",
+                account=account,
+                next_step=f"tokenproxy refresh {spec.name}   (to obtain one now)",
+            )
+        return spec
+
     def _describe(self, account: str, summary: Summary | None) -> dict[str, Any]:
         spec = self._accounts()[table_of(account)]
         entry = self._source.entry(account)
-        standing = entry.standing if entry else summary.standing if summary else Standing()
+        person = traits_of(spec).person
+        left = not person and account != spec.name  # a login from before the grant was changed
+        if not person and not left and summary is not None and summary.bound_to != spec.bound_to:
+            summary = None  # another registration's: the first use obtains anew
+        start = Standing() if person or left else AT_EASE
+        standing = entry.standing if entry else summary.standing if summary else start
         if summary is not None and summary.has_tokens and summary.bound_to != spec.bound_to:
             standing = Standing(State.LOGIN_REQUIRED, Reason.REGISTRATION_CHANGED, since=standing.since)
         expires_at = entry.tokens.expires_at if entry else summary.expires_at if summary else None
+        if entry is not None and not person and not entry.tokens.access_token:
+            expires_at = None  # nothing was obtained yet
         has_tokens = summary is not None and summary.has_tokens
         registered = standing.reason is not Reason.REGISTRATION_CHANGED
         live = has_tokens and registered and (expires_at is None or expires_at > self._clock.now())
@@ -111,10 +136,11 @@ class OperatorAccounts:
         return {
             "account": account,
             "provider": spec.provider.name,
+            "grant": spec.grant,
             "state": standing.state.value,
             "reason": standing.reason.value,
             "detail": sentence(account, standing),
-            "next_step": next_step(account, standing),
+            "next_step": f"tokenproxy logout {account}" if left else next_step(account, standing),
             "generation": entry.tokens.generation if entry else summary.generation if summary else 0,
             "expires_at": _iso(expires_at),
             "refresh_expires_at": _iso(summary.refresh_expires_at if summary else None),
@@ -126,7 +152,7 @@ class OperatorAccounts:
             "in_flight": entry.renewal is not None if entry else False,
             "unstored": entry.unstored is not None if entry else False,
             "live": live,
-            "renewable": entry.tokens.refresh_token is not None if entry else None,
+            "renewable": entry.renewable if entry else None,
         }
 
 

@@ -8,20 +8,26 @@ outcome unknown).
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 import aiohttp
 from yarl import URL
 
-from tokenproxy.core.grants import Flow, TokenRequest, validate_request
+from tokenproxy.core.account import Reason
+from tokenproxy.core.grants import Flow, Step, TokenRequest, validate_request
+from tokenproxy.core.interfaces import TokenOrigins
 from tokenproxy.core.provider import Account
 from tokenproxy.core.replies import LARGEST_ANSWER, Answer, Reply
 from tokenproxy.core.settings import TLSFiles
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import TokenproxyError
+
+T = TypeVar("T")
 
 CONNECT_TIMEOUT: Final = 5.0
 TOTAL_TIMEOUT: Final = 15.0
@@ -33,6 +39,14 @@ _DEAD: Final = frozenset({400, 401, 403, 404})
 class NotSentError(Exception):
     """Nothing of the request left this machine; its text is a phrase without addresses or secrets."""
 
+    reason: ClassVar[Reason] = Reason.PROVIDER_DOWN
+
+
+class OriginFailedError(NotSentError):
+    """The file, command or variable that something is read from gives nothing."""
+
+    reason = Reason.SOURCE_FAILED
+
 
 class AnswerLostError(Exception):
     """The request was or may have been sent, and no whole answer came back."""
@@ -41,14 +55,24 @@ class AnswerLostError(Exception):
 class Endpoint:
     """Calls providers; one HTTP client for each set of TLS files."""
 
-    def __init__(self, tls: Callable[[TLSFiles], ssl.SSLContext], *, timeout: float = TOTAL_TIMEOUT) -> None:
+    def __init__(
+        self,
+        tls: Callable[[TLSFiles], ssl.SSLContext],
+        *,
+        origins: TokenOrigins | None = None,
+        timeout: float = TOTAL_TIMEOUT,
+    ) -> None:
         """
         ``tls`` makes a context for calls to a provider; raises ``TokenproxyError`` for files it cannot use.
 
-        ``timeout`` in seconds, for one whole call.
+        ``origins`` is where grants read tokens that others made; None: nowhere. ``timeout`` in seconds, for one whole call.
         """
         self._tls = tls
         self._timeout = timeout
+        self._origins = origins
+        self._stuck: dict[str, Future[Any]] = {}
+        # Threads of its own: a file on a dead share must not take those that resolve the providers' names.
+        self._threads = ThreadPoolExecutor(8, thread_name_prefix="origins")
         self._sessions: dict[TLSFiles, aiohttp.ClientSession] = {}
 
     async def run(self, flow: Flow, account: Account) -> Answer:
@@ -56,10 +80,45 @@ class Endpoint:
         try:
             step = next(flow)
             while True:
-                step = flow.send(await self.send(step, account.provider.tls))
+                step = flow.send(await self._perform(step, account.provider.tls))
         except StopIteration as finished:
             answer: Answer = finished.value
             return answer
+
+    async def _perform(self, step: Step, tls: TLSFiles) -> Reply:
+        if isinstance(step, TokenRequest):
+            return await self.send(step, tls)
+        if self._origins is None:
+            raise OriginFailedError("nothing can be read here")
+        try:
+            text = await self._in_thread(self._origins.read, step.origin)
+        except TimeoutError:
+            raise OriginFailedError("reading took too long") from None
+        except ValueError as error:
+            raise OriginFailedError(str(error)) from None
+        return Reply(200, {}, text.encode())
+
+    async def stamp(self, origin: str) -> object:
+        """Another one when the origin has been written anew; None where that cannot be seen."""
+        if self._origins is None:
+            return None
+        try:
+            return await self._in_thread(self._origins.stamp, origin)
+        except TimeoutError:
+            return None
+
+    async def _in_thread(self, ask: Callable[[str], T], origin: str) -> T:
+        """Raises ``TimeoutError``; at once for an origin that still holds up a thread, so that it never takes all."""
+        stuck = self._stuck.get(origin)
+        if stuck is not None and not stuck.done():
+            raise TimeoutError
+        work = self._threads.submit(ask, origin)
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await asyncio.shield(asyncio.wrap_future(work))
+        except TimeoutError:
+            self._stuck[origin] = work
+            raise
 
     async def is_live(self, account: Account, tokens: TokenSet) -> bool | None:
         """Ask the provider's validate call; None where it says nothing (unreachable, 5xx, a limit)."""
@@ -104,6 +163,7 @@ class Endpoint:
         for session in self._sessions.values():
             await session.close()
         self._sessions.clear()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _session(self, tls: TLSFiles) -> aiohttp.ClientSession:
         session = self._sessions.get(tls)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tokenproxy.core.account import Reason, Standing, State
+from tokenproxy.core.grants import traits_of
 from tokenproxy.core.interfaces import Claim, Clock, KeepAnswer, Record
 from tokenproxy.core.provider import Account, table_of
 from tokenproxy.core.schedule import due_at, margin, next_hold
@@ -62,9 +63,11 @@ class Entry:
         "live_generation",
         "live_until",
         "name",
+        "outdated",
         "renewal",
         "renewed_at",
         "settled",
+        "stamp",
         "standing",
         "tokens",
         "unstored",
@@ -83,6 +86,10 @@ class Entry:
         """A renewal was sent and its answer never came."""
         self.dead = False
         """The provider's validate call said that the access token is dead: it is not sent again."""
+        self.outdated = False
+        """The config asks for other tokens than these, or somebody may have made newer ones: asked for before use."""
+        self.stamp: object = None
+        """Of the origin, right before it was read the last time."""
         self.fresh_until = -math.inf
         self.due_at = math.inf
         self.used_at = -math.inf
@@ -101,6 +108,7 @@ class Entry:
         self.renewed_at = record.renewed_at
         self.in_doubt = record.in_flight_since is not None
         self.dead, self.settled = False, record.previous is None
+        self.outdated = False
 
     def bury(self) -> None:
         """The access token is dead: from now on it is not given out, whatever its expiry says."""
@@ -114,6 +122,11 @@ class Entry:
     def size(self) -> int:
         """Roughly, in bytes."""
         return size_of(self.tokens)
+
+    @property
+    def renewable(self) -> bool:
+        """Whether there is anything to renew with."""
+        return self.tokens.refresh_token is not None or not traits_of(self.account).person
 
     @property
     def sendable(self) -> bool:
@@ -141,9 +154,9 @@ class Entry:
             self.due_at = seconds(max(due, retry_at) if retry_at is not None else due)
         if self.in_doubt:
             self.due_at = seconds(retry_at) if retry_at is not None else zero
-        if self.standing.state is State.LOGIN_REQUIRED or self.tokens.refresh_token is None:
+        if self.standing.state is State.LOGIN_REQUIRED or not self.renewable:
             self.due_at = math.inf
-        if self.dead or not self.sendable:
+        if self.dead or self.outdated or not self.sendable:
             self.fresh_until = -math.inf
 
     def held(self, route: str, now: float) -> Hold | None:

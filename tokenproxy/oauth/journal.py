@@ -15,15 +15,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
-from itertools import takewhile
 from typing import Any, Final
-from urllib.parse import quote, quote_plus
 
 from tokenproxy import log
 from tokenproxy.core.account import Event, Reason, Standing, State, advance
-from tokenproxy.core.grants import GRANTS, Ask
+from tokenproxy.core.grants import Ask, renewal, traits_of
 from tokenproxy.core.interfaces import Claim, Clock, KeepAnswer, Store
-from tokenproxy.core.replies import Answer, Failure, Granted
+from tokenproxy.core.replies import Answer, Failure, Granted, without
 from tokenproxy.core.schedule import LIVE_FOR, MISCONFIGURED_PAUSE, backoff
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import (
@@ -41,9 +39,6 @@ from tokenproxy.oauth.refusals import next_step, refusal_of, sentence
 LEASE: Final = timedelta(seconds=30)
 """Twice the longest token call, so that nobody sends when another may have taken over (oauth2-proxy's 2 s lacks that)."""
 
-_RECOGNISED: Final = 8
-"""So many characters of a secret are one."""
-
 _log = logging.getLogger("tokenproxy.oauth")
 
 _RESULTS: Final = {
@@ -53,10 +48,18 @@ _RESULTS: Final = {
     Reason.CLIENT_REFUSED: "client_refused",
     Reason.REQUEST_REFUSED: "client_refused",
     Reason.RATE_LIMITED: "rate_limited",
+    Reason.CREDENTIALS_REFUSED: "client_refused",
+    Reason.TOKEN_REFUSED: "client_refused",
     Reason.ANSWER_LOST: "timeout",
     Reason.STORE_FAILED: "store_error",
 }
 """Reason -> ``result`` of ``tokenproxy_refreshes_total``; everything else is ``provider_error``."""
+
+_ASKED_AGAIN: Final = {
+    Event.REFUSED: (Event.REGISTRATION_REFUSED, Reason.CREDENTIALS_REFUSED),
+    Event.ANSWER_LOST: (Event.PROVIDER_DOWN, Reason.ANSWER_LOST),
+}
+"""What a failure means to an account that needs no person: nothing was spent, and no login would mend it."""
 
 
 class AskFirst(Enum):
@@ -88,7 +91,7 @@ class Journal:
                 return KeepAnswer.LIVE
             if live is None and ask is AskFirst.RENEW_IF_DEAD:
                 return KeepAnswer.HELD
-        if entry.tokens.refresh_token is None:
+        if not entry.renewable:
             return await self._nothing_to_renew_with(entry)
         started = self._clock.monotonic()
         try:
@@ -100,11 +103,16 @@ class Journal:
         except StoreError as error:
             metrics.count(trigger, "store_error")
             return self._store_failed(entry, error)
-        doubt = claim.found_in_flight is not None
-        asked, answer = await self._ask(entry, doubt=doubt)
-        doubt = doubt or asked > 1  # asked twice means that the first answer was lost
+        # To ask again spends nothing, so that an account which does is never in doubt.
+        spends = traits_of(entry.account).person
+        doubt = spends and claim.found_in_flight is not None
+        asked_as = entry.account
+        asked, answer = await self._ask(entry, doubt=doubt, refused=trigger == "on_401" or entry.dead)
+        doubt = doubt or (spends and asked > 1)  # asked twice means that the first answer was lost
         if isinstance(answer, Granted):
             outcome = await self._keep(entry, claim, answer.tokens)
+            # A reload may have come meanwhile: then this is what the config before it asked for.
+            entry.outdated = entry.outdated and entry.account != asked_as
         else:
             outcome = await self._fail(entry, claim, answer, doubt=doubt)
         seconds = self._clock.monotonic() - started
@@ -139,22 +147,28 @@ class Journal:
             entry.bury()
         return live
 
-    async def _ask(self, entry: Entry, *, doubt: bool) -> tuple[int, Answer]:
+    async def _ask(self, entry: Entry, *, doubt: bool, refused: bool) -> tuple[int, Answer]:
         """
-        Send the refresh; after a lost answer send it once more, at once and with the same refresh token.
+        Send the request; after a lost answer send it once more, at once and with the same refresh token.
 
         There is no other token to send: a provider with a grace window gives the pair again, a strict one has
         nothing more to take away. Gives how often it was or may have been sent.
         """
         for attempt in (1, 2):
-            flow = GRANTS["refresh_token"](
-                Ask(account=entry.account, held=entry.tokens, now=self._clock.now())
+            flow = renewal(
+                Ask(
+                    account=entry.account,
+                    held=entry.tokens,
+                    now=self._clock.now(),
+                    refused=refused,
+                    outdated=entry.outdated,
+                )
             )
             try:
                 return attempt, await self._endpoint.run(flow, entry.account)
             except NotSentError as error:
                 kind = Event.ANSWER_LOST if doubt or attempt > 1 else Event.PROVIDER_DOWN
-                reason = Reason.ANSWER_LOST if doubt or attempt > 1 else Reason.PROVIDER_DOWN
+                reason = Reason.ANSWER_LOST if doubt or attempt > 1 else error.reason
                 return attempt, Failure(kind, reason, str(error))
             except AnswerLostError as error:
                 lost = str(error)
@@ -163,7 +177,11 @@ class Journal:
 
     async def _keep(self, entry: Entry, claim: Claim, granted: TokenSet) -> Outcome:
         """Store the new pair, then let it be seen."""
-        tokens = entry.tokens.succeeded_by(granted)
+        held = entry.tokens
+        if traits_of(entry.account).person:
+            tokens = held.succeeded_by(granted)
+        else:  # what the answer left out is not the old answer's: it was another request
+            tokens = replace(granted, generation=held.generation + 1)
         now = self._clock.now()
         standing = advance(entry.standing, Event.RENEWED, now=now)
         outcome = await self._commit(entry, claim, tokens, standing)
@@ -194,6 +212,8 @@ class Journal:
     async def _fail(self, entry: Entry, claim: Claim, failure: Failure, *, doubt: bool) -> Outcome:
         """Record why there are no new tokens; the old ones stay where they are."""
         event, reason = failure.event, failure.reason
+        if not traits_of(entry.account).person:
+            event, reason = _ASKED_AGAIN.get(event, (event, reason))
         if event is Event.REFUSED:
             newer = await self._newer(entry)
             if newer is not None:
@@ -208,7 +228,7 @@ class Journal:
             now=now,
             reason=reason,
             error=without_secrets(failure.text, entry),
-            retry_at=self._retry_at(entry, failure, now),
+            retry_at=self._retry_at(entry, replace(failure, event=event), now),
         )
         keep_mark = event is Event.ANSWER_LOST or (doubt and event is not Event.REFUSED)
         await self._record(entry, claim, standing, keep_mark=keep_mark, rotated=failure.rotated)
@@ -308,25 +328,7 @@ def _fields(entry: Entry) -> dict[str, Any]:
 
 
 def without_secrets(text: str, entry: Entry) -> str:
-    """A provider's error text with everything taken out that we sent: some quote the request, and we cut the quote."""
+    """A provider's error text with everything taken out that we sent."""
     held, registration = entry.tokens, entry.account.registration
     basic = b64encode(f"{registration.client_id}:{registration.client_secret}".encode()).decode()
-    for secret in (held.refresh_token, held.access_token, registration.client_secret, basic):
-        if not secret or len(secret) < _RECOGNISED:  # hiding single letters would garble every sentence
-            continue
-        for spelling in (secret, quote(secret, safe=""), quote_plus(secret)):
-            text = _without(text, spelling)
-    return text
-
-
-def _without(text: str, secret: str) -> str:
-    """The text without the secret and without what begins like it: the end may be missing."""
-    start = secret[:_RECOGNISED]
-    at = text.find(start)
-    while at >= 0:
-        end = at + sum(
-            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text[at:], secret, strict=False))
-        )
-        text = f"{text[:at]}…{text[end:]}"
-        at = text.find(start, at)
-    return text
+    return without(text, (held.refresh_token or "", held.access_token, *entry.account.secrets, basic))

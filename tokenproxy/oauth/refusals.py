@@ -26,6 +26,9 @@ SENTENCES: Final[Mapping[Reason, str]] = {
     Reason.RATE_LIMITED: "the provider of account {account} limits how often it is asked",
     Reason.TOO_EARLY: "the provider of account {account} renews only shortly before expiry",
     Reason.ANSWER_LOST: "the provider's answer to a renewal of account {account} was lost",
+    Reason.CREDENTIALS_REFUSED: "the provider refuses what account {account} shows it to be given a token",
+    Reason.TOKEN_REFUSED: "an upstream refused the token of account {account}",
+    Reason.SOURCE_FAILED: "where account {account} reads its token from, there is none to be had",
     Reason.BAD_ANSWER: "the provider of account {account} answered with something that is no token answer",
     Reason.STORE_FAILED: "the store did not take the newest tokens of account {account}",
 }
@@ -44,6 +47,9 @@ def next_step(account: str, standing: Standing) -> str:
         return f"tokenproxy rebind {account}   (only if it is the same provider and client), or import new tokens"
     if standing.state in {State.LOGIN_REQUIRED, State.NEW}:
         return f"tokenproxy import {account} < answer.json"
+    if standing.reason is Reason.TOKEN_REFUSED and standing.state is State.MISCONFIGURED:
+        table = account.partition("/")[0]
+        return f"put another token where [accounts.{table}] takes it from, then: tokenproxy reload"
     if standing.state is State.MISCONFIGURED:
         return f"correct [accounts.{account.partition('/')[0]}], then: tokenproxy reload"
     return ""

@@ -24,4 +24,5 @@ async def run(source: Source, *, clock: Clock, policy: Callable[[], RenewPolicy]
                 break
             allowance -= 1.0
             source.renew_due(entry)
+        source.look()
         await clock.sleep(TICK)

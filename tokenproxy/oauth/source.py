@@ -11,12 +11,14 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final, TypeVar, cast
 
 from tokenproxy import log
-from tokenproxy.core.account import Event, Reason, Standing, State, advance
+from tokenproxy.core.account import AT_EASE, Event, Reason, Standing, State, advance
+from tokenproxy.core.grants import traits_of
 from tokenproxy.core.interfaces import Clock, KeepAnswer, Record, Store
 from tokenproxy.core.provider import Account, table_of
 from tokenproxy.core.schedule import MISCONFIGURED_PAUSE, backoff, margin
@@ -76,6 +78,7 @@ class Source:
         self._policy = policy or RenewPolicy()
         self._cache = cache
         self._jitter = jitter
+        self._endpoint = endpoint
         self._journal = Journal(store=store, endpoint=endpoint, clock=clock, jitter=jitter)
         self._entries: dict[str, Entry] = {}
         self._size = 0
@@ -89,6 +92,7 @@ class Source:
         self._unstored: dict[str, Entry] = {}
         """Whose newest pair is in memory alone; it stays known here when the config drops the account."""
         self._slots = asyncio.Semaphore(self._policy.concurrent)
+        self._looking: asyncio.Task[None] | None = None
         self._tasks = Tasks()
         self._closing = asyncio.Event()
 
@@ -207,6 +211,7 @@ class Source:
             entry.account = spec
             self._check_registration(entry)
             if spec != before.get(entry.table):
+                entry.outdated = not traits_of(spec).person
                 self._stand(entry, advance(entry.standing, Event.CONFIG_CHANGED, now=self._clock.now()))
             self._schedule(entry)
 
@@ -223,6 +228,23 @@ class Source:
         if self._busy(entry.name) is not None or self._refusal(entry) is not None or not entry.sendable:
             return
         self._begin(entry, "recovery" if entry.in_doubt else "due", AskFirst.NOT)
+
+    def look(self) -> None:
+        """Begin to look whether a watched origin was written anew, unless that is still under way."""
+        if self._looking is None or self._looking.done():
+            watched = [entry for entry in self._entries.values() if traits_of(entry.account).watched]
+            if watched:
+                self._looking = self._tasks.start(self._look(watched), name="look")
+
+    async def _look(self, watched: Sequence[Entry]) -> None:
+        for entry in watched:
+            origin = entry.account.token_from
+            stamp = await self._endpoint.stamp(origin)
+            here = self._entries.get(entry.name) is entry and entry.account.token_from == origin
+            if not here or stamp is None or stamp == entry.stamp or entry.unstored is not None:
+                continue
+            if self._busy(entry.name) is None:
+                self._begin(entry, "due", AskFirst.NOT)  # no back-off holds it up: it is another token
 
     def entry(self, account: str) -> Entry | None:
         """What is in memory of a login; for people's eyes."""
@@ -291,24 +313,46 @@ class Source:
             if account in self._unstored:  # what the store has is spent
                 raise _not_stored(account)
             changes = self._changes
+            spec = self._spec(account)
             record = await self._load(account)
             if account in self._entries or account in self._occupied or changes != self._changes:
                 continue  # the record may be older than what came meanwhile
-            if record is None or record.tokens is None:
+            person = traits_of(spec).person
+            if (
+                record is not None
+                and record.tokens is not None
+                and (person or record.bound_to == spec.bound_to)
+            ):
+                return self._put(record, record.tokens)
+            if person:
                 raise _not_logged_in(account)
-            return self._put(record, record.tokens)
+            if account != spec.name:
+                raise _no_logins(spec)
+            if record is not None and record.tokens is None and record.bound_to == spec.bound_to:
+                return self._put(record, _nothing_yet(record, self._clock.now()))
+            await self._prepare(spec)
 
     async def _load(self, account: str) -> Record | None:
         try:
             return await self._store.load(account)
         except StoreError as error:
-            raise StoreUnavailableError(
-                f"the store cannot be read: {error.message}",
-                account=account,
-                reason=Reason.STORE_FAILED.value,
-                retry_after=5.0,
-                next_step=error.next_step,
-            ) from None
+            raise _store_unusable(account, error) from None
+
+    async def _prepare(self, spec: Account) -> None:
+        """Make room for the first tokens of an account that needs no person; what another registration got goes."""
+
+        async def work() -> None:
+            record = await self._store.load(spec.name)
+            if record is not None and record.bound_to == spec.bound_to:
+                return
+            if record is not None:
+                await self._store.forget(spec.name, standing=AT_EASE)
+            await self._store.prepare(spec.name, bound_to=spec.bound_to, standing=AT_EASE)
+
+        try:
+            await self._alone(spec.name, work, name=f"prepare {spec.name}")
+        except StoreError as error:
+            raise _store_unusable(spec.name, error) from None
 
     def _check_registration(self, entry: Entry) -> None:
         """A token set is bound to the endpoint and the client that obtained it (design section 3)."""
@@ -343,6 +387,10 @@ class Source:
         entry = Entry(self._spec(record.account), record, tokens)
         self._drop(entry.name)
         self._restate(entry.name, entry.standing.state)
+        traits = traits_of(entry.account)
+        entry.outdated = not traits.person and not (
+            traits.endpoint and tokens.scope_asked == entry.account.scope
+        )
         self._check_registration(entry)
         self._end_old_pause(entry)
         self._schedule(entry)
@@ -380,7 +428,8 @@ class Source:
         if entry.dead:
             return Freshness.EXPIRED
         early = margin(entry.tokens, self._policy, entry.account.provider)
-        return entry.tokens.freshness(self._clock.now(), early)
+        freshness = entry.tokens.freshness(self._clock.now(), early)
+        return Freshness.STALE if entry.outdated and freshness is Freshness.FRESH else freshness
 
     def _refusal(self, entry: Entry) -> AccountError | None:
         if entry.unstored is not None:
@@ -411,7 +460,9 @@ class Source:
 
     def _counted(self, table: str) -> Counter[State]:
         counted = +self._counts.get(table, Counter())
-        return counted or Counter({State.NEW: 1})
+        spec = self._accounts.get(table)
+        by_itself = spec is not None and not traits_of(spec).person
+        return counted or Counter({State.OK if by_itself else State.NEW: 1})
 
     # -- renewals ------------------------------------------------------------------------------------------------
 
@@ -455,6 +506,8 @@ class Source:
         spent = entry.tokens
         try:
             async with self._slots:
+                if traits_of(entry.account).watched:
+                    entry.stamp = await self._endpoint.stamp(entry.account.token_from)
                 outcome = await self._journal.renew(entry, ask, trigger=trigger, metrics=metrics)
         finally:
             entry.renewal = None
@@ -589,6 +642,8 @@ class Source:
         if record is None:
             return False
         standing = advance(record.standing, Event.FORGOTTEN, now=self._clock.now())
+        if not traits_of(self._spec(account)).person:
+            standing = AT_EASE
         found = await self._store.forget(account, standing=standing)
         self._unstored.pop(account, None)
         self._drop(account)
@@ -626,6 +681,33 @@ def _not_logged_in(account: str) -> LoginRequiredError:
         account=account,
         reason=standing.reason.value,
         next_step=next_step(account, standing),
+    )
+
+
+def _nothing_yet(record: Record, now: datetime) -> TokenSet:
+    """
+    What stands in the place of a first token set: never sent, and renewed before anything is.
+
+    Without a lifetime, so that a first token which somebody wanted and nobody got is tried for in the background.
+    """
+    return TokenSet(access_token="", expires_at=now, generation=record.generation)
+
+
+def _no_logins(spec: Account) -> UnknownAccountError:
+    return UnknownAccountError(
+        f"account {spec.name} obtains its tokens by itself (grant {spec.grant}) and has no logins below it",
+        account=spec.name,
+        next_step=f'account = "{spec.name}" in the route',
+    )
+
+
+def _store_unusable(account: str, error: StoreError) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"the store cannot be used: {error.message}",
+        account=account,
+        reason=Reason.STORE_FAILED.value,
+        retry_after=5.0,
+        next_step=error.next_step,
     )
 
 

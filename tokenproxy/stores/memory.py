@@ -109,6 +109,15 @@ class MemoryStore:
         if row := self._rows.get(account):
             row.standing = standing
 
+    async def prepare(self, account: str, *, bound_to: str, standing: Standing) -> None:
+        row = self._rows.get(account)
+        if row is None:
+            self._rows[account] = _Row(account, bound_to, 0, standing, None)
+        elif row.tokens is None:
+            row.bound_to, row.standing = bound_to, standing
+            row.fence += 1
+            row.end_lease()
+
     async def rebind(self, account: str, *, bound_to: str, standing: Standing) -> None:
         if row := self._rows.get(account):
             row.bound_to = bound_to

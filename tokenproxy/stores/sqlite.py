@@ -82,6 +82,16 @@ UPDATE account
    SET state = :state, reason = :reason, since = :since, fails = :fails, error = :error, retry_at = :retry_at
  WHERE account = :account
 """
+# Only where there is no token set: what a store holds is never lost to a mere look.
+_PREPARE: Final = """
+INSERT INTO account (account, bound_to, gen, state, reason, since, fails, error, retry_at)
+VALUES (:account, :bound_to, 0, :state, :reason, :since, :fails, :error, :retry_at)
+ON CONFLICT (account) DO UPDATE
+   SET bound_to = excluded.bound_to, state = excluded.state, reason = excluded.reason, since = excluded.since,
+       fails = excluded.fails, error = excluded.error, retry_at = excluded.retry_at, fence = fence + 1,
+       lease_owner = NULL, lease_until = NULL, in_flight_since = NULL, found_in_flight = NULL
+ WHERE account.sealed IS NULL
+"""
 _REBIND: Final = """
 UPDATE account
    SET bound_to = :bound_to,
@@ -200,6 +210,10 @@ class SQLiteStore:
     async def stand(self, account: str, standing: Standing) -> None:
         """An account without a row stays without one: only tokens make rows."""
         await self._disk.run("stand", _STAND, {**_standing_values(standing), "account": account})
+
+    async def prepare(self, account: str, *, bound_to: str, standing: Standing) -> None:
+        values = {**_standing_values(standing), "account": account, "bound_to": bound_to}
+        await self._disk.run("prepare", _PREPARE, values)
 
     async def rebind(self, account: str, *, bound_to: str, standing: Standing) -> None:
         values = {**_standing_values(standing), "account": account, "bound_to": bound_to}
