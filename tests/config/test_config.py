@@ -416,4 +416,4 @@ def test_what_a_machine_asks_with(tmp_path: Path) -> None:
     account = config.accounts["books"]
     assert dict(account.params) == {"audience": "api", "subject_token_type": "urn:x"}
     assert dict(account.presented) == {"subject_token": "file:not-there-yet"}
-    assert account.bound_to.endswith(" cl_pub_1234 token_exchange")
+    assert account.bound_to.startswith("token_exchange https://api-staging.deskera.xyz:443 cl_pub_1234 ")

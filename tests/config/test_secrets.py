@@ -246,3 +246,9 @@ def test_a_key_file_that_others_can_change_is_refused_by_check(tmp_path: Path) -
 
     path.chmod(0o640)
     assert [each.path for each in read(GOOD, tmp_path).warnings] == ["store.key"]
+
+
+def test_a_command_that_never_stops_printing_takes_no_memory(tmp_path: Path) -> None:
+    """``cmd:yes`` is a slip of the keyboard, and must not cost the process."""
+    with pytest.raises(SecretError, match="printed more than 1 MiB"):
+        resolve("cmd:yes", base=tmp_path, environ=os.environ)

@@ -24,6 +24,7 @@ from tokenproxy.core.replies import (
     read_answer,
     read_import,
     retry_after,
+    without,
 )
 from tokenproxy.core.tokens import TokenSet
 
@@ -675,3 +676,8 @@ def test_no_answer_makes_us_raise(body: bytes, status: int, after: str, date: st
 def test_no_import_makes_us_raise(given_: bytes) -> None:
     """It comes from a pipe."""
     read_import(given_, provider=PLAIN, now=NOW, scope=None)
+
+
+def test_short_secrets_are_taken_out_whole() -> None:
+    """A password of seven letters is a secret, too; a single letter is not worth the sentence."""
+    assert without("cannot take hunt3rX of you", ["hunt3rX", "a"]) == "cannot take … of you"

@@ -9,7 +9,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -20,6 +20,7 @@ from tokenproxy.core.provider import Account, ClientAuth, Provider, Registration
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import (
     AccountError,
+    LoginRequiredError,
     MisconfiguredError,
     NoLoginError,
     ProviderUnavailableError,
@@ -260,7 +261,7 @@ async def test_another_registration_obtains_anew(tmp_path: Path) -> None:
         second = await house.source.current("books")
 
         assert second.generation == first.generation + 1
-        assert (await house.stored()).bound_to.endswith("client-2 client_credentials")
+        assert (await house.stored()).bound_to.startswith(f"client_credentials {provider.url} client-2 ")
         assert provider.complaints == []
 
 
@@ -528,3 +529,50 @@ async def test_a_slow_command_does_not_stall_the_loop(tmp_path: Path) -> None:
             async with asyncio.timeout(0.9):  # it still runs: no second thread waits beside the first
                 with pytest.raises(AccountError, match="too long"):
                     await house.source.current("books")
+
+
+async def test_another_user_s_token_is_not_sent(tmp_path: Path) -> None:
+    """The table names bob now: what alice was given is hers, however long it lives; a new password is still hers."""
+    async with PlainProvider() as provider, house_of(provider, path=tmp_path / "t.db") as house:
+        account = replace(house.accounts["books"], grant="client_credentials")
+        alice = replace(account, params={"username": "alice", "password": "one-of-hers"})
+
+        assert (
+            alice.bound_to != replace(account, params={"username": "bob", "password": "one-of-hers"}).bound_to
+        )
+        assert (
+            alice.bound_to == replace(account, params={"username": "alice", "password": "another"}).bound_to
+        )
+        provider.optional_parameters = {*provider.optional_parameters, "audience"}
+        first = await house.source.current("books")
+        await house.reload(params={"audience": "another"})
+        second = await house.source.current("books")
+
+        assert second.access_token != first.access_token
+
+
+async def test_a_machine_s_token_is_never_rebound_to_a_person(tmp_path: Path) -> None:
+    """The grant is a login's again: what the machine was given is nobody's login, and a rebind does not make it one."""
+    async with PlainProvider() as provider, house_of(provider, path=tmp_path / "t.db") as house:
+        await house.source.current("books")
+        await house.reload(grant="authorization_code", params={})
+        with pytest.raises(LoginRequiredError):
+            await house.source.rebind("books")
+        with pytest.raises(LoginRequiredError):
+            await house.source.current("books")
+
+
+async def test_a_mistake_of_ours_does_not_keep_the_lease(tmp_path: Path) -> None:
+    """Whatever went wrong, the next request may try: nobody else is renewing, and nobody is told so."""
+    async with PlainProvider() as provider, house_of(provider, path=tmp_path / "t.db") as house:
+        endpoint = house.source._journal._endpoint
+        tls, endpoint._tls = endpoint._tls, _broken
+        with pytest.raises(ZeroDivisionError):
+            await house.source.current("books")
+        endpoint._tls = tls
+
+        assert (await house.source.current("books")).generation == 1
+
+
+def _broken(*_: object) -> NoReturn:
+    raise ZeroDivisionError

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import os
+import selectors
 import shlex
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,16 +137,42 @@ class Secrets:
             raise SecretError(f"cannot run {quoted(words[0])}: {reason}") from failed
         with process:
             try:
-                output, _ = process.communicate(timeout=_COMMAND_SECONDS)
+                output = _printed(process)
             except subprocess.TimeoutExpired as late:
-                # The whole group: a grandchild that keeps the pipe open would keep us waiting too.
-                os.killpg(process.pid, signal.SIGKILL)
                 raise SecretError(f"{quoted(words[0])} took longer than 10 s") from late
+            finally:
+                # The whole group: a grandchild that keeps the pipe open would keep us waiting too.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        if len(output) > _LARGEST:
+            raise SecretError(f"{quoted(words[0])} printed more than 1 MiB")
         if process.returncode != 0:
             raise SecretError(
                 f"{quoted(words[0])} ended with status {process.returncode}; run it by hand to see why"
             )
         return output
+
+
+def _printed(process: subprocess.Popen[bytes]) -> bytes:
+    """
+    What it prints until it ends, cut just past ``_LARGEST``: one that never stops must not take all memory.
+
+    Raises ``TimeoutExpired`` after ``_COMMAND_SECONDS``.
+    """
+    deadline = time.monotonic() + _COMMAND_SECONDS
+    output = bytearray()
+    assert process.stdout is not None  # noqa: S101 - it was asked for
+    with selectors.DefaultSelector() as waiting:
+        waiting.register(process.stdout, selectors.EVENT_READ)
+        while len(output) <= _LARGEST:
+            if not waiting.select(max(0.0, deadline - time.monotonic())):
+                raise subprocess.TimeoutExpired(process.args, _COMMAND_SECONDS)
+            piece = os.read(process.stdout.fileno(), 64 * 1024)
+            if not piece:
+                process.wait(max(0.0, deadline - time.monotonic()))
+                break
+            output += piece
+    return bytes(output)
 
 
 def resolve(source: str, *, base: Path, environ: Mapping[str, str]) -> str:
@@ -170,7 +199,7 @@ class Origins:
         except OSError:
             return None
         # The inode as well: the usual way to write a token anew is to put another file in its place.
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 def _text(data: bytes) -> str:

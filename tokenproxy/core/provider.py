@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
+from hashlib import sha256
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
@@ -192,11 +193,21 @@ class Account:
         """
         What a token set is bound to: the token endpoint's origin and the client that obtained it.
 
-        The grant as well where it is another than a login: nobody's login answers for a machine, nor the reverse.
+        Where it is another grant than a login, the grant and whom it asks for as well: nobody's login answers for a
+        machine, nor the reverse, and alice's token is not sent for bob.
         """
         endpoint = self.provider.token_origin if self.provider.token_url else "-"
         bound = f"{endpoint} {self.registration.client_id}"
-        return bound if self.grant == AUTHORIZATION_CODE else f"{bound} {self.grant}"
+        if self.grant == AUTHORIZATION_CODE:
+            return bound
+        asked = sorted((name, value) for name, value in self.params.items() if name != "password")
+        whom = sha256(repr((asked, sorted(self.presented.items()))).encode()).hexdigest()[:16]
+        return f"{self.grant} {bound} {whom}"
+
+
+def is_login(bound_to: str) -> bool:
+    """Whether ``Account.bound_to`` is a login's, which begins with the endpoint's address."""
+    return bound_to.startswith(("https://", "http://"))
 
 
 _PORTS: Final = {"https": 443, "http": 80}

@@ -393,6 +393,9 @@ RECOGNISED: Final = 8
 """So many characters of a secret are one."""
 
 
+_LETTERS: Final = 2
+
+
 def without(text: str, secrets: Iterable[str]) -> str:
     """
     The text with every secret taken out, in each spelling, and with what begins like one: its end may be missing.
@@ -400,7 +403,8 @@ def without(text: str, secrets: Iterable[str]) -> str:
     Some providers quote the request in their errors, and we cut the quote.
     """
     for secret in secrets:
-        if len(secret) < RECOGNISED:  # hiding single letters would garble every sentence
+        if len(secret) < RECOGNISED:  # whole or not at all, and single letters would garble every sentence
+            text = text.replace(secret, "…") if len(secret) > _LETTERS else text
             continue
         for spelling in (secret, quote(secret, safe=""), quote_plus(secret)):
             text = _without(text, spelling)

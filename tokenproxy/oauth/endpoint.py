@@ -92,11 +92,13 @@ class Endpoint:
             raise OriginFailedError("nothing can be read here")
         try:
             text = await self._in_thread(self._origins.read, step.origin)
+            return Reply(200, {}, text.encode())
         except TimeoutError:
             raise OriginFailedError("reading took too long") from None
+        except UnicodeError:  # its own text would quote what is there
+            raise OriginFailedError("what is there is no UTF-8 text") from None
         except ValueError as error:
             raise OriginFailedError(str(error)) from None
-        return Reply(200, {}, text.encode())
 
     async def stamp(self, origin: str) -> object:
         """Another one when the origin has been written anew; None where that cannot be seen."""
@@ -104,7 +106,7 @@ class Endpoint:
             return None
         try:
             return await self._in_thread(self._origins.stamp, origin)
-        except TimeoutError:
+        except (TimeoutError, OSError, ValueError):
             return None
 
     async def _in_thread(self, ask: Callable[[str], T], origin: str) -> T:

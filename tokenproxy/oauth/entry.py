@@ -152,6 +152,8 @@ class Entry:
         due = due_at(self.tokens, policy, provider, jitter=jitter)
         if due is not None:
             self.due_at = seconds(max(due, retry_at) if retry_at is not None else due)
+        elif retry_at is not None and not traits_of(self.account).person:
+            self.due_at = seconds(retry_at)  # asking again spends nothing, and mends what ``status`` says
         if self.in_doubt:
             self.due_at = seconds(retry_at) if retry_at is not None else zero
         if self.standing.state is State.LOGIN_REQUIRED or not self.renewable:

@@ -107,7 +107,11 @@ class Journal:
         spends = traits_of(entry.account).person
         doubt = spends and claim.found_in_flight is not None
         asked_as = entry.account
-        asked, answer = await self._ask(entry, doubt=doubt, refused=trigger == "on_401" or entry.dead)
+        try:
+            asked, answer = await self._ask(entry, doubt=doubt, refused=trigger == "on_401" or entry.dead)
+        except Exception:  # a mistake of ours: nobody knows what was sent, but the lease must not outlive it
+            await self._record(entry, claim, entry.standing, keep_mark=spends, rotated=None)
+            raise
         doubt = doubt or (spends and asked > 1)  # asked twice means that the first answer was lost
         if isinstance(answer, Granted):
             outcome = await self._keep(entry, claim, answer.tokens)

@@ -20,7 +20,7 @@ from tokenproxy import log
 from tokenproxy.core.account import AT_EASE, Event, Reason, Standing, State, advance
 from tokenproxy.core.grants import traits_of
 from tokenproxy.core.interfaces import Clock, KeepAnswer, Record, Store
-from tokenproxy.core.provider import Account, table_of
+from tokenproxy.core.provider import Account, is_login, table_of
 from tokenproxy.core.schedule import MISCONFIGURED_PAUSE, backoff, margin
 from tokenproxy.core.settings import MIB, RenewPolicy
 from tokenproxy.core.tokens import Freshness, TokenSet
@@ -203,6 +203,7 @@ class Source:
         """A reload: later calls follow the new config; renewals under way end under the old one."""
         before, self._accounts, self._policy = self._accounts, dict(accounts), policy
         self._configured_at = self._clock.now()
+        self._changes += 1  # what is being loaded is judged anew
         for entry in list(self._entries.values()):
             spec = self._accounts.get(entry.table)
             if spec is None or spec.bound_to != entry.bound_to:
@@ -345,8 +346,10 @@ class Source:
             record = await self._store.load(spec.name)
             if record is not None and record.bound_to == spec.bound_to:
                 return
-            if record is not None:
-                await self._store.forget(spec.name, standing=AT_EASE)
+            if record is not None and await self._store.forget(spec.name, standing=AT_EASE):
+                log.event(
+                    _log, "account_forgotten", account=spec.name, detail="another grant or registration"
+                )
             await self._store.prepare(spec.name, bound_to=spec.bound_to, standing=AT_EASE)
 
         try:
@@ -655,6 +658,8 @@ class Source:
         spec = self._spec(account)
         record = await self._store.load(account)
         if record is None or record.tokens is None:
+            raise _not_logged_in(account)
+        if not is_login(record.bound_to):  # a machine's token is nobody's login, whoever asks
             raise _not_logged_in(account)
         standing = advance(record.standing, Event.REBOUND, now=self._clock.now())
         await self._store.rebind(account, bound_to=spec.bound_to, standing=standing)
