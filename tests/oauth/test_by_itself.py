@@ -531,9 +531,15 @@ async def test_a_slow_command_does_not_stall_the_loop(tmp_path: Path) -> None:
                     await house.source.current("books")
 
 
+class Audiences(PlainProvider):
+    """Takes an ``audience``, as Auth0 does."""
+
+    optional_parameters = PlainProvider.optional_parameters | {"audience"}
+
+
 async def test_another_user_s_token_is_not_sent(tmp_path: Path) -> None:
     """The table names bob now: what alice was given is hers, however long it lives; a new password is still hers."""
-    async with PlainProvider() as provider, house_of(provider, path=tmp_path / "t.db") as house:
+    async with Audiences() as provider, house_of(provider, path=tmp_path / "t.db") as house:
         account = replace(house.accounts["books"], grant="client_credentials")
         alice = replace(account, params={"username": "alice", "password": "one-of-hers"})
 
@@ -543,7 +549,6 @@ async def test_another_user_s_token_is_not_sent(tmp_path: Path) -> None:
         assert (
             alice.bound_to == replace(account, params={"username": "alice", "password": "another"}).bound_to
         )
-        provider.optional_parameters = {*provider.optional_parameters, "audience"}
         first = await house.source.current("books")
         await house.reload(params={"audience": "another"})
         second = await house.source.current("books")
