@@ -62,7 +62,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "validate_failed": Kind(_WARNING, "The provider's validate call gave no usable answer; the token is renewed."),
     "provider_rate_limited": Kind(_WARNING, "The provider asks us to slow down until `retry_at`."),
     "login_required": Kind(_ERROR, "The provider ended the grant; a person must log in."),
-    "misconfigured": Kind(_ERROR, "The provider refuses our client registration; the config must change."),
+    "misconfigured": Kind(_ERROR, "The provider refuses our client registration, or an upstream a token of the config; the config must change."),
     "registration_changed": Kind(
         _ERROR, "The config names another provider or client than the tokens'; they are not sent there."
     ),
