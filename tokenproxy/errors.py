@@ -124,6 +124,12 @@ class NoLoginError(AccountError):
     exit_code = 2
 
 
+class UnknownLoginError(TokenproxyError):
+    """There is no login attempt of this id, or no longer."""
+
+    exit_code = 2
+
+
 class UnknownAccountError(AccountError):
     code = "unknown_account"
     exit_code = 2

@@ -31,6 +31,8 @@ def tokens(generation: int = 1, *, name: str = "") -> TokenSet:
         expires_at=NOW + timedelta(hours=1, microseconds=1),
         refresh_expires_at=NOW + timedelta(days=30),
         identity="anna@example.com",
+        captured={"instance_url": "https://eu1.example.com"},
+        dpop_key=f"planted-key-{name}{generation}",
         generation=generation,
     )
 

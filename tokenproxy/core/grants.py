@@ -128,13 +128,19 @@ def refresh_token(ask: Ask) -> Flow:
     if ask.held is None or ask.held.refresh_token is None:
         raise ValueError("a refresh needs a refresh token")
     provider = ask.account.provider
-    asked = ask.held.scope_asked
+    scope = ask.held.scope_asked
     params = {"grant_type": "refresh_token", "refresh_token": ask.held.refresh_token}
-    if provider.refresh_scope and asked:
-        params["scope"] = asked
+    if provider.refresh_scope and scope:
+        params["scope"] = scope
     params |= provider.refresh_params
-    reply = yield token_request(ask.account, params, url=provider.refresh_url or provider.token_url)
-    return read_answer(reply, provider=provider, asked_at=ask.now, scope_asked=asked)
+    reply = yield from asked(
+        ask.account,
+        params,
+        url=provider.refresh_url or provider.token_url,
+        now=ask.now,
+        dpop_key=ask.held.dpop_key,
+    )
+    return read_answer(reply, provider=provider, asked_at=ask.now, scope_asked=scope)
 
 
 def _asked_again(ask: Ask, grant_type: str) -> Flow:
@@ -156,7 +162,7 @@ def _asked_again(ask: Ask, grant_type: str) -> Flow:
             )
         params[name] = value
         shown.append(value)
-    reply = yield token_request(account, params, url=account.provider.token_url)
+    reply = yield from asked(account, params, url=account.provider.token_url, now=ask.now)
     answer = read_answer(reply, provider=account.provider, asked_at=ask.now, scope_asked=account.scope)
     if isinstance(answer, Failure):
         return replace(answer, text=without(answer.text, shown), rotated=None)
@@ -248,6 +254,18 @@ def validate_request(account: Account, tokens: TokenSet) -> TokenRequest:
 
 
 USER_AGENT: Final = f"tokenproxy/{__version__}"
+
+
+def asked(
+    account: Account,
+    params: Mapping[str, str],
+    *,
+    url: str,
+    now: datetime,  # noqa: ARG001 - what is signed carries it
+    dpop_key: str | None = None,  # noqa: ARG001 - likewise
+) -> Generator[Step, Reply, Reply]:
+    """One call of the token endpoint's kind, with our client authentication; the answer as it came."""
+    return (yield token_request(account, params, url=url))
 
 
 def token_request(account: Account, params: Mapping[str, str], *, url: str) -> TokenRequest:

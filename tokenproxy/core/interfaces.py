@@ -216,3 +216,72 @@ class Accounts(Protocol):
     async def logout(self, account: str) -> dict[str, Any]: ...
 
     async def rebind(self, account: str) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """What a browser that came back from a provider is shown."""
+
+    code: str
+    """``success``, ``question``, ``fragment`` (hand over what is after the ``#``), or an error's code."""
+    title: str
+    detail: str
+    """One sentence, and what to do; without code, state or token."""
+    status: int = 200
+    return_to: str = ""
+    """Where the browser goes on to, allow-listed; empty: it stays."""
+
+
+class Logins(Protocol):
+    """
+    Login attempts; ``oauth.logins.LoginDesk`` is the one, and the admin client asks for the same over the socket.
+
+    A login as a dict (``status``): id, account, state ("pending" / "success" / "failed" / "expired"), error (a code
+    or ""), detail (a sentence), next_step, question (a sentence or "": confirm before the tokens are taken),
+    expires_at (ISO 8601), and ``result``: what ``Accounts.status`` says once the state is "success", else None.
+    """
+
+    async def begin(
+        self,
+        account: str,
+        *,
+        device: bool = False,
+        key: str | None = None,
+        return_to: str | None = None,
+        replace: bool = False,
+    ) -> dict[str, Any]:
+        """
+        Begin one: id, account, expires_at, and for a browser authorize_url, callback_url, start_url (our own address,
+        which binds the login to the browser that opens it); for a device user_code, verification_uri,
+        verification_uri_complete (or ""), interval (seconds).
+
+        ``key``: the caller's own random ``state`` (Deskpro's strict flow), 16 to 128 unreserved characters.
+        ``replace``: do not ask before another identity's login is replaced. Raises ``AccountError``.
+        """
+
+    async def status(self, login: str, *, wait: float = 0.0) -> dict[str, Any]:
+        """As it is now, or as soon as it changes, within ``wait`` seconds. Raises ``UnknownLoginError``."""
+
+    async def confirm(self, login: str) -> dict[str, Any]:
+        """Yes to the login's question; gives its status."""
+
+    async def cancel(self, login: str) -> dict[str, Any]:
+        """Give it up; what it caught is dropped, and revoked where the provider can."""
+
+    async def open(self, login: str, *, browser: str) -> str:
+        """The authorization address for the browser that opens ``start_url``; ``browser`` is the cookie it is given."""
+
+    async def land(
+        self, address: str, *, account: str = "", key: str = "", browser: str | None = None
+    ) -> Landing:
+        """
+        A browser came back: ``address`` is the whole landing address, from ``public_url`` to the fragment, undecoded.
+
+        ``account`` and ``key`` are what its path names, ``browser`` its cookie. Never raises for what a stranger sent.
+        """
+
+    async def paste(self, login: str, address: str) -> dict[str, Any]:
+        """The landing address as a person copied it from a browser elsewhere; gives the login's status."""
+
+    def callback_address(self, account: str) -> str:
+        """The address to register at the provider; ``.../callback/NAME/*`` for the random kind."""

@@ -20,9 +20,14 @@ from tokenproxy.core.settings import TLSFiles
 
 EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
 """A default for fields, only by factory: dataclasses of 3.11 take a mappingproxy for mutable."""
+EMPTY_PATHS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
 
 AUTHORIZATION_CODE: Final = "authorization_code"
+DEVICE_CODE: Final = "device_code"
+IMPLICIT: Final = "implicit"
+LOGIN_GRANTS: Final = frozenset({AUTHORIZATION_CODE, DEVICE_CODE, IMPLICIT})
+"""Grants by which a person logs in."""
 
 
 class ClientAuth(Enum):
@@ -52,12 +57,81 @@ class TokenBody(Enum):
     """In the URL, and no body (Deskera)."""
 
 
+class PKCE(Enum):
+    """The code challenge of an authorization request (RFC 7636)."""
+
+    S256 = "S256"
+    PLAIN = "plain"
+    NONE = "none"
+
+
+class CallbackMode(Enum):
+    """How an authorization server hands its answer back to the browser."""
+
+    QUERY = "query"
+    FRAGMENT = "fragment"
+    """After the ``#``, which no server sees: a small page of ours hands it over (Deskpro, implicit)."""
+    FORM_POST = "form_post"
+    """OAuth 2.0 Form Post Response Mode."""
+
+
+class CallbackPath(Enum):
+    """Which of our three kinds of callback address is registered."""
+
+    ACCOUNT = "account"
+    """``PUBLIC_URL/callback/ACCOUNT``: one per account, against mix-up (RFC 9700 section 4.4)."""
+    SHARED = "shared"
+    """``PUBLIC_URL/callback``: one for all, ``state`` is the key (Deskpro's strict flow)."""
+    RANDOM = "random"
+    """``PUBLIC_URL/callback/ACCOUNT/KEY``: for providers that know no ``state``, which is then not sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callback:
+    """What comes back from the authorization page, and how it is read."""
+
+    mode: CallbackMode = CallbackMode.QUERY
+    path: CallbackPath = CallbackPath.ACCOUNT
+    code: str = "code"
+    """The parameter that holds the code (``auth_code`` at TikTok Ads)."""
+    state: str = "state"
+    token: str = ""
+    """A regular expression with a group ``token`` over the whole landing address, in the place of ``code``."""
+    key: str = ""
+    """A regular expression with a group ``key``, in the place of ``state``."""
+    iss: bool = False
+    """The answer must carry ``iss`` (RFC 9207); where it carries one unasked, it is compared all the same."""
+    captured: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    """Template variable -> the callback's parameter that it is taken from (``realmId`` at QuickBooks)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssertionForm:
+    """How we sign for ourselves (RFC 7523): client authentication by JWT, and the JWT bearer grant."""
+
+    alg: str = "RS256"
+    """RS256, PS256, ES256, EdDSA, ... ; client_secret_jwt is HS256 whatever stands here."""
+    audience: str = ""
+    """Empty: the token endpoint's address."""
+    lifetime: timedelta = timedelta(seconds=60)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inject:
-    """Where the token goes in an upstream request; ``{access_token}`` stands for it."""
+    """
+    Where the token goes in an upstream request; ``{access_token}`` stands for it.
+
+    ``value`` and ``headers`` may hold ``{client_id}`` and every name in ``Provider.captured`` and
+    ``Callback.captured``; an account's ``vars`` are filled in already.
+    """
 
     header: str = "Authorization"
+    """Empty: in no header."""
     value: str = "Bearer {access_token}"
+    query: str = ""
+    """A query parameter that carries the bare token, in the place of the header (against RFC 6750 section 2.3)."""
+    headers: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    """Further fields of every upstream request (``Client-Id`` at Twitch); the caller's of these names are dropped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +142,49 @@ class Validate:
     method: str = "GET"
     ok: tuple[int, ...] = (200,)
     """Statuses that mean "live"; 400, 401, 403 and 404 mean "dead", anything else means nothing."""
+    introspect: bool = False
+    """RFC 7662: POST ``token`` with our client authentication; ``active`` in the answer tells."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoke:
+    """How a token is ended at the provider (RFC 7009 is the default form)."""
+
+    url: str
+    """May hold ``{token}`` (HubSpot) and ``{client_id}``, percent-encoded when filled."""
+    method: str = "POST"
+    body: str = "form"
+    """``form``, ``json``, or ``none``."""
+    token: str = "refresh_token"  # noqa: S105 - which one
+    """``refresh_token`` (the access token where there is none) or ``access_token``."""
+    parameter: str = "token"
+    auth: str = "client"
+    """``client``: our client authentication; ``basic``; ``bearer``: the token itself; ``none``."""
+    headers: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """What an upstream's answer looks like; every part that is given must match."""
+
+    status: tuple[int, ...] = ()
+    """Empty: whatever status."""
+    header: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    """Field name, lower case -> a part of its value, without regard to case; "" for "it is there"."""
+    json: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    """Dotted path into a JSON body -> the value as text (``"190"``, ``"false"``)."""
+    body: str = ""
+    """A part of the body."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceiling:
+    """How much a provider's token endpoint is asked."""
+
+    concurrent: int = 8
+    """Calls under way at once."""
+    per_second: float = 0.0
+    """Calls begun in a second; 0: no limit of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +202,9 @@ class AnswerFields:
     )
     token_type: tuple[str, ...] = ("token_type", "tokenType")
     scope: tuple[str, ...] = ("scope", "scopes")
+    id_token: tuple[str, ...] = ("id_token", "idToken")
+    identity: tuple[str, ...] = ()
+    """Where the answer names whom the tokens speak for; an id token's or a JWT's ``sub`` goes before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +223,40 @@ class Provider:
     """An authorization server and its quirks, and how its APIs take a token."""
 
     name: str
+    title: str = ""
+    """As people call it."""
     docs: str = ""
     """Where the provider describes its OAuth; for people."""
+    notes: tuple[str, ...] = ()
+    """What a person should know; one sentence each."""
+    unverified: tuple[str, ...] = ()
+    """Keys of this profile that nobody has tried against the provider; ("*",): none was."""
+    rotation: str = "unknown"
+    """``always``, ``sometimes``, ``never`` or ``unknown``: whether a refresh replaces the refresh token."""
+    api: str = ""
+    """The API's address; what ``init`` proposes as a route's upstream."""
+    issuer: str = ""
+    """Addresses that are not given come from its metadata (RFC 8414, OpenID Connect Discovery)."""
     authorize_url: str = ""
+    authorize_params: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    """Sent with the authorization request; ``{nonce}`` is a fresh random value."""
+    pkce: PKCE = PKCE.S256
+    par_url: str = ""
+    """Where the authorization request is pushed first (RFC 9126); empty: it is not."""
+    device_url: str = ""
+    """The device authorization endpoint (RFC 8628)."""
+    callback: Callback = field(default_factory=Callback)
     token_url: str
     refresh_url: str = ""
     """Where a refresh goes when it is not ``token_url``."""
+    refresh_with: str = "refresh_token"
+    """``access_token``: there are no refresh tokens, and a living access token is renewed by itself (Instagram)."""
+    refresh_method: str = ""
+    """Empty: ``token_method``."""
+    refresh_rename: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    """As ``rename``, for refreshes, and going before it."""
+    exchange_params: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    """Sent with every code exchange."""
     client_auth: ClientAuth = ClientAuth.BASIC
     """RFC 8414 section 2: ``client_secret_basic`` where nobody says otherwise."""
     token_method: str = "POST"  # noqa: S105 - a method
@@ -138,16 +286,35 @@ class Provider:
     """The provider refuses a refresh earlier than this before expiry (Exact Online: 30 s)."""
     grace: timedelta | None = None
     """How long a spent refresh token still works; for people and ``check``."""
+    refresh_idle: timedelta | None = None
+    """A refresh token dies when it is not used for so long; idle accounts are renewed at half of it."""
+    limits: Ceiling = field(default_factory=Ceiling)
+    assertion: AssertionForm = field(default_factory=AssertionForm)
+    dpop: bool = False
+    """Tokens are bound to a key of ours (RFC 9449), ES256."""
+    captured: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: EMPTY_PATHS)
+    """Template variable -> dotted paths into the token answer (``instance_url`` at Salesforce)."""
+    captured_hosts: tuple[str, ...] = ()
+    """Hosts that a captured address may have; ``*.salesforce.com`` for every name below."""
     inject: Inject = field(default_factory=Inject)
     validate: Validate | None = None
+    revoke: Revoke | None = None
     dead: tuple[int, ...] = (401,)
     """Statuses of the upstream that mean "the token is dead"."""
+    dead_when: tuple[Signal, ...] = ()
+    """Further answers that mean it, by status, header and body (Slack: 200 with ``ok: false``)."""
+    dead_unless: tuple[Signal, ...] = ()
+    """Answers that do not mean it, whatever ``dead`` and ``dead_when`` say (TikTok's ``scope_not_authorized``)."""
     tls: TLSFiles = field(default_factory=TLSFiles)
 
     @property
     def token_origin(self) -> str:
-        """``scheme://host:port`` of the refresh endpoint: where this provider's refresh tokens may go."""
-        return origin_of(self.refresh_url or self.token_url)
+        """
+        ``scheme://host:port`` of the refresh endpoint: where this provider's refresh tokens may go.
+
+        The issuer's where its metadata names the endpoint: whom we trust is then the issuer.
+        """
+        return origin_of(self.refresh_url or self.token_url or self.issuer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +323,22 @@ class Registration:
 
     client_id: str
     client_secret: str = field(default="", repr=False)
+    private_key: str = field(default="", repr=False)
+    """PEM or JWK: signs assertions."""
+    key_id: str = ""
+    """``kid`` of what it signs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What ``__name__`` stands for in requests of a route with placeholders."""
+
+    value: str = field(repr=False)
+    backend: bool = False
+    """It is used by naming it and never given back by the admin API."""
+
+
+EMPTY_SETTINGS: Final[Mapping[str, Setting]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,11 +359,24 @@ class Account:
     """The token itself, where the config gives it (grant ``static``)."""
     token_from: str = field(default="", repr=False)
     """The origin that the token is read from (grants ``file`` and ``command``)."""
+    claims: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    """Claims of the assertion that ``jwt_bearer`` signs, beside and instead of our own (``sub``, ``scope``)."""
+    capture: str = ""
+    """``oauth2/NAME``: what a login catches goes into its state under this path, and nothing is exchanged (Deskpro)."""
+    settings: Mapping[str, Setting] = field(default_factory=lambda: EMPTY_SETTINGS)
+    vars: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    """What filled the provider's placeholders; fills those in routes as well."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """What of this must show up in no text."""
-        given = (self.registration.client_secret, self.token, self.params.get("password", ""))
+        given = (
+            self.registration.client_secret,
+            self.registration.private_key,
+            self.token,
+            self.params.get("password", ""),
+            *(setting.value for setting in self.settings.values() if setting.backend),
+        )
         return tuple(secret for secret in given if secret)
 
     @property
@@ -196,9 +392,10 @@ class Account:
         Where it is another grant than a login, the grant and whom it asks for as well: nobody's login answers for a
         machine, nor the reverse, and alice's token is not sent for bob.
         """
-        endpoint = self.provider.token_origin if self.provider.token_url else "-"
+        known = self.provider.token_url or self.provider.refresh_url or self.provider.issuer
+        endpoint = self.provider.token_origin if known else "-"
         bound = f"{endpoint} {self.registration.client_id}"
-        if self.grant == AUTHORIZATION_CODE:
+        if self.grant in LOGIN_GRANTS:
             return bound
         asked = sorted((name, value) for name, value in self.params.items() if name != "password")
         whom = sha256(repr((asked, sorted(self.presented.items()))).encode()).hexdigest()[:16]

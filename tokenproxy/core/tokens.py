@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -37,6 +38,10 @@ class TokenSet:
     """Whom the tokens speak for, where the provider tells (``sub``)."""
     generation: int = 1
     """Counts the token sets of one account, from 1; grows by one with each replacement."""
+    captured: Mapping[str, str] = field(default_factory=dict)
+    """Template variables from the token answer or the callback (``instance_url``), checked when they came."""
+    dpop_key: str | None = field(default=None, repr=False)
+    """The private key (JWK, as JSON) that these tokens are bound to (RFC 9449); losing it loses them."""
 
     @property
     def lifetime(self) -> timedelta | None:
@@ -68,5 +73,7 @@ class TokenSet:
             scope=newer.scope or self.scope,
             scope_asked=newer.scope_asked or self.scope_asked,
             identity=newer.identity or self.identity,
+            captured={**self.captured, **newer.captured},
+            dpop_key=newer.dpop_key or self.dpop_key,
             generation=self.generation + 1,
         )

@@ -8,7 +8,16 @@ from typing import Any, Final
 
 from tokenproxy.core.tokens import TokenSet
 
-_TEXTS: Final = ("access_token", "refresh_token", "token_type", "scope", "scope_asked", "identity")
+_TEXTS: Final = (
+    "access_token",
+    "refresh_token",
+    "token_type",
+    "scope",
+    "scope_asked",
+    "identity",
+    "dpop_key",
+    "captured",
+)
 _TIMES: Final = ("issued_at", "expires_at", "refresh_expires_at")
 
 
@@ -27,7 +36,7 @@ def instant(seconds: float | None) -> datetime | None:
 
 def tokens_to_json(tokens: TokenSet) -> bytes:
     """Everything but the generation, which is the row's (and part of the seal)."""
-    texts = {name: getattr(tokens, name) for name in _TEXTS}
+    texts = {name: getattr(tokens, name) for name in _TEXTS} | {"captured": dict(tokens.captured)}
     times = {name: epoch(getattr(tokens, name)) for name in _TIMES}
     return json.dumps({**texts, **times}, separators=(",", ":")).encode()
 
