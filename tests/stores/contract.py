@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from tests.stores.values import BOUND, GONE, LEASE, LOST, NOW, OK, adopt, claim, commit, tokens
-from tokenproxy.core.interfaces import Store, Summary
+from tokenproxy.core.interfaces import MOST_STATE, StateValue, Store, Summary
 
 LATER = NOW + timedelta(minutes=1)
 
@@ -308,6 +308,70 @@ class StoreContract:
         assert all(await asyncio.gather(*(live(number) for number in range(200))))
         assert {each.generation for each in await store.summaries()} == {4}
         assert len(await store.summaries()) == 200
+
+    async def test_state_comes_back_as_it_was_put(self, store: Store) -> None:
+        """Each login has its own, and one that only captures has no tokens to go with it."""
+        token = StateValue("planted-state-1 \u00fc", LATER, backend=True)
+        assert await store.state("crm/anna") == {}
+
+        assert await store.put_state("crm/anna", "oauth2/token", token)
+        assert await store.put_state("crm/anna", "note", StateValue(""))
+        assert await store.put_state("crm/anna", "note", StateValue("planted-state-2"))
+        assert await store.put_state("crm", "oauth2/token", StateValue("planted-state-3"))
+
+        assert await store.state("crm/anna") == {
+            "note": StateValue("planted-state-2"),
+            "oauth2/token": token,
+        }
+        assert await store.state("crm") == {"oauth2/token": StateValue("planted-state-3")}
+        assert await store.summaries() == []
+        assert "planted" not in repr(await store.state("crm/anna"))
+
+    async def test_state_is_dropped_by_name(self, store: Store) -> None:
+        """A code that was exchanged is worth nothing, and should be nowhere."""
+        await store.put_state("crm/anna", "oauth2/code", StateValue("planted"))
+        await store.put_state("crm/anna", "oauth2/token", StateValue("planted"))
+
+        assert await store.put_state("crm/anna", "oauth2/code", None)
+        assert not await store.put_state("crm/anna", "oauth2/code", None)
+
+        assert list(await store.state("crm/anna")) == ["oauth2/token"]
+
+    async def test_a_name_holds_so_many_values_and_no_more(self, store: Store) -> None:
+        """An application that makes up a path for every request must not fill the disk."""
+        for number in range(MOST_STATE):
+            assert await store.put_state("crm/anna", f"n/{number}", StateValue("x"))
+
+        assert not await store.put_state("crm/anna", "one/more", StateValue("x"))
+        assert await store.put_state("crm/anna", "n/0", StateValue("y"))
+        assert await store.put_state("crm/bert", "one/more", StateValue("x"))
+        assert len(await store.state("crm/anna")) == MOST_STATE
+
+    async def test_forgetting_a_login_drops_its_state(self, store: Store) -> None:
+        """Logged out means logged out, also for what an application kept; others keep theirs."""
+        await adopt(store)
+        for name in ("crm/anna", "crm/bert", "crm"):
+            await store.put_state(name, "oauth2/token", StateValue("planted"))
+
+        assert await store.forget("crm/anna", standing=GONE)
+        assert await store.forget("crm/bert", standing=GONE)  # a login without tokens
+        assert not await store.forget("crm/bert", standing=GONE)
+
+        assert [await store.state(name) for name in ("crm/anna", "crm/bert")] == [{}, {}]
+        assert list(await store.state("crm")) == ["oauth2/token"]
+        assert await store.put_state("crm/anna", "oauth2/token", StateValue("new"))
+
+    async def test_state_outlives_renewals_and_new_logins(self, store: Store) -> None:
+        """Only forgetting drops it: what an application keeps is not of one generation."""
+        await adopt(store)
+        await store.put_state("crm/anna", "note", StateValue("kept"))
+
+        await commit(store, await claim(store))
+        await adopt(store, generation=3)
+        await store.prepare("crm/anna", bound_to=BOUND, standing=OK)
+        await store.reseal()
+
+        assert await store.state("crm/anna") == {"note": StateValue("kept")}
 
     async def test_a_cancelled_caller_leaves_nothing_half_done(self, store: Store) -> None:
         """Its step happens wholly or not at all, and nobody else is held up by it."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.stores.contract import StoreContract
 from tests.stores.values import BOUND, GONE, KEY, LEASE, LOST, NOW, OK, tokens
-from tokenproxy.core.interfaces import Claim, Store
+from tokenproxy.core.interfaces import Claim, StateValue, Store
 from tokenproxy.stores import open_store
 
 
@@ -35,7 +35,19 @@ Step = tuple[str, str, int, int]
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["claim", "commit", "give_up", "adopt", "forget", "settled", "stand", "rebind", "reseal"]
+            [
+                "claim",
+                "commit",
+                "give_up",
+                "adopt",
+                "forget",
+                "settled",
+                "stand",
+                "rebind",
+                "reseal",
+                "put",
+                "drop",
+            ]
         ),
         st.sampled_from(["a", "b"]),
         st.integers(0, 3),  # a generation
@@ -69,6 +81,10 @@ class Actor:
                 )
             case "forget":
                 return await self.store.forget(account, standing=GONE)
+            case "put":
+                return await self.store.put_state(account, f"p/{generation}", StateValue(str(number)))
+            case "drop":
+                return await self.store.put_state(account, f"p/{generation}", None)
             case "settled":
                 await self.store.settled(account, generation=generation)
             case "stand":
@@ -88,7 +104,8 @@ class Actor:
 
     async def seen(self) -> object:
         accounts = [await self.store.load(account) for account in ("a", "b")]
-        return accounts, await self.store.summaries(), await self.store.in_doubt()
+        state = [dict(await self.store.state(account)) for account in ("a", "b")]
+        return accounts, state, await self.store.summaries(), await self.store.in_doubt()
 
 
 @settings(max_examples=40, deadline=None)

@@ -18,6 +18,7 @@ from time import monotonic, sleep
 import pytest
 
 from tests.stores.values import BOUND, GONE, KEY, LEASE, NOW, OK, OTHER_KEY, adopt, claim, commit, tokens
+from tokenproxy.core.interfaces import StateValue
 from tokenproxy.errors import SealError, StoreError, StoreLockedError
 from tokenproxy.metrics import StoreMetrics
 from tokenproxy.stores.disk import open_disk
@@ -441,7 +442,7 @@ async def test_a_row_that_does_not_open_stops_neither_the_others_nor_goes_unsaid
     sql(path, "UPDATE account SET sealed = zeroblob(100) WHERE account = 'b'")
 
     async with opened(path, OTHER_KEY, KEY) as store:
-        with pytest.raises(SealError, match="1 of 3 accounts cannot be opened and stay as they are: b"):
+        with pytest.raises(SealError, match="1 of 3 rows cannot be opened and stay as they are: b"):
             await store.reseal()
         for name in ("a", "c"):
             assert await store.load(name) is not None
@@ -502,6 +503,134 @@ async def test_an_old_generation_put_back_does_not_open(path: Path) -> None:
             await store.load("crm/anna")
         await store.adopt("crm/anna", tokens(3), bound_to="x", standing=OK, now=NOW)  # a login mends it
         assert await store.load("crm/anna") is not None
+
+
+# --- state ----------------------------------------------------------------------------------------------------------
+
+
+async def test_no_state_is_ever_in_the_files(path: Path) -> None:
+    """Nor who may read it: a flag that could be turned on the disk would give backend values back."""
+    async with opened(path) as store:
+        await store.put_state("crm/anna", "oauth2/token", StateValue("planted", backend=True))
+        while_open = on_disk(path)
+
+    for held in (while_open, path.read_bytes()):
+        assert b"oauth2/token" in held
+        assert b"planted" not in held
+        assert b"backend" not in held
+
+
+async def test_dropped_state_leaves_the_files(path: Path) -> None:
+    """Sealed as it is, a key that leaks later must open nothing that somebody dropped."""
+    async with opened(path) as store:
+        await store.put_state("crm/anna", "oauth2/code", StateValue("planted"))
+        ((sealed,),) = await store_rows(store)
+        await store.put_state("crm/anna", "oauth2/code", None)
+
+        assert sealed not in on_disk(path)
+
+
+async def store_rows(store: SQLiteStore) -> list[tuple[bytes]]:
+    """The seals in the table of state, read over the store's own connection."""
+    rows = await store._disk.run("test", "SELECT sealed FROM state")
+    return [(row["sealed"],) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        "UPDATE state SET account = 'crm/bert'",
+        "UPDATE state SET path = 'note'",
+        "UPDATE state SET sealed = zeroblob(100)",
+        "UPDATE state SET sealed = (SELECT sealed FROM account)",
+        "UPDATE meta SET value = 'another' WHERE name = 'store_id'",
+    ],
+)
+async def test_state_that_was_moved_or_altered_does_not_open(path: Path, tamper: str) -> None:
+    """One login's token must not be sent for another by who can write to the file."""
+    async with opened(path) as store:
+        await adopt(store)
+        await store.put_state("crm/anna", "oauth2/token", StateValue("planted"))
+    sql(path, tamper)
+
+    async def look() -> None:
+        async with opened(path) as store:
+            for name in ("crm/anna", "crm/bert"):
+                await store.state(name)
+
+    with pytest.raises(SealError) as refused:
+        await look()
+    assert refused.value.next_step
+    assert "planted" not in str(refused.value)
+
+
+async def test_state_that_does_not_open_can_be_dropped(path: Path) -> None:
+    """The way out must not need what is broken."""
+    async with opened(path) as store:
+        await store.put_state("crm/anna", "a", StateValue("kept"))
+        await store.put_state("crm/anna", "b", StateValue("broken"))
+    sql(path, "UPDATE state SET sealed = zeroblob(100) WHERE path = 'b'")
+    async with opened(path, OTHER_KEY, KEY) as store:
+        with pytest.raises(SealError, match="the state b of account crm/anna"):
+            await store.state("crm/anna")
+        with pytest.raises(SealError, match="1 of 2 rows cannot be opened"):
+            await store.reseal()
+
+        assert await store.put_state("crm/anna", "b", None)
+        assert await store.state("crm/anna") == {"a": StateValue("kept")}
+
+
+async def test_state_is_sealed_anew_with_the_rest(path: Path) -> None:
+    """``key rotate`` must leave nothing under the old key, and nothing that was put meanwhile is lost."""
+    async with opened(path) as store:
+        for number in range(300):
+            await store.put_state(f"crm/{number:03}", "a/b", StateValue(str(number)))
+        await store.use_keys([OTHER_KEY, KEY])
+
+        sealed, _ = await asyncio.gather(
+            store.reseal(), store.put_state("crm/299", "a/b", StateValue("newer"))
+        )
+        assert sealed in {299, 300}
+        assert await store.reseal() == 0
+    async with opened(path, OTHER_KEY) as store:
+        assert await store.state("crm/000") == {"a/b": StateValue("0")}
+        assert await store.state("crm/299") == {"a/b": StateValue("newer")}
+
+
+async def test_state_of_a_login_in_use_costs_no_disk(path: Path) -> None:
+    """Every request may name it; and what is remembered is never older than the file."""
+    async with opened(path) as store:
+        await store.put_state("crm/anna", "a", StateValue("1"))
+        first = await store.state("crm/anna")
+        assert await store.state("crm/anna") is first
+
+        reading = asyncio.create_task(store.state("crm/bert"))
+        await store.put_state("crm/bert", "a", StateValue("2"))
+        await reading
+        assert await store.state("crm/bert") == {"a": StateValue("2")}
+
+        writing = asyncio.create_task(store.put_state("crm/anna", "a", StateValue("3")))
+        await asyncio.sleep(0)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        await store.check()  # behind it on the one connection
+        assert await store.state("crm/anna") == {"a": StateValue("3")}
+
+
+async def test_only_so_much_state_is_remembered(path: Path) -> None:
+    """A hundred thousand logins with state must not fill the memory."""
+    async with opened(path) as store:
+        await store.put_state("crm/first", "a", StateValue("1"))
+        first = await store.state("crm/first")
+        big = StateValue("x" * 64 * 1024)
+        for name in ("crm/a", "crm/b"):
+            for number in range(200):
+                await store.put_state(name, str(number), big)
+            await store.state(name)
+
+        again = await store.state("crm/first")
+        assert again == first
+        assert again is not first
 
 
 # --- schema ---------------------------------------------------------------------------------------------------------

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from tokenproxy.core.account import Standing
 from tokenproxy.core.tokens import TokenSet
@@ -102,6 +102,21 @@ class Claim:
     """UTC; the mark of an earlier renewal whose answer nobody got."""
 
 
+MOST_STATE: Final = 256
+"""Values that one name may have at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateValue:
+    """What an application keeps under a path of a login, for its requests to name (``core.placeholders``)."""
+
+    value: str = field(repr=False)
+    expires_at: datetime | None = None
+    """UTC, from when on it does not resolve; None: never."""
+    backend: bool = False
+    """It is used by naming it and never given back."""
+
+
 class Store(Protocol):
     """
     Where token sets live. Every method is one durable step: when it returns, the disk has it.
@@ -163,7 +178,17 @@ class Store(Protocol):
         """The new pair has worked: drop the previous refresh token."""
 
     async def forget(self, account: str, *, standing: Standing) -> bool:
-        """Drop every secret of the account, keep its name and generation. False: there was none."""
+        """Drop every secret of the account and its state, keep its name and generation. False: there was none."""
+
+    async def state(self, account: str) -> Mapping[str, StateValue]:
+        """What applications put there, by path, the expired too; cheap to ask for again and again."""
+
+    async def put_state(self, account: str, path: str, value: StateValue | None) -> bool:
+        """
+        Put it in the place of what is there; None: drop it. The account needs no row: one that captures has no tokens.
+
+        False: ``MOST_STATE`` other values are there, or there was nothing to drop.
+        """
 
     async def use_keys(self, keys: Sequence[bytes]) -> None:
         """Seal under the first of these (32 bytes each) from now on; all open. ``SealError`` if they open nothing here."""

@@ -29,11 +29,12 @@ PREFIX_BYTES: Final = 5
 _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
 
-Kind = Literal["tokens", "previous", "check"]
+Kind = Literal["tokens", "previous", "state", "check"]
 
 _WHAT: Final[dict[Kind, str]] = {
     "tokens": "the tokens of account {account}",
     "previous": "the previous refresh token of account {account}",
+    "state": "the state {path} of account {account}",
     "check": "the store",
 }
 
@@ -46,13 +47,16 @@ class Place:
     account: str
     generation: int
     kind: Kind
+    path: str = ""
+    """Of a piece of state; all else has none."""
 
     def __str__(self) -> str:
-        return _WHAT[self.kind].format(account=self.account)
+        return _WHAT[self.kind].format(account=self.account, path=self.path)
 
     def associated(self) -> bytes:
         """JSON, because no two places may ever look the same whatever characters a name has."""
-        return json.dumps([VERSION[0], self.store, self.account, self.generation, self.kind]).encode()
+        place = [VERSION[0], self.store, self.account, self.generation, self.kind]
+        return json.dumps([*place, self.path] if self.path else place).encode()
 
 
 class Cipher:
@@ -112,6 +116,8 @@ class Cipher:
 
 def _altered(place: Place) -> SealError:
     step = f"tokenproxy login {place.account}" if place.account else "restore the store from a backup"
+    if place.path:
+        step = "put it anew, or drop it, over the admin API"
     return SealError(
         f"{place} cannot be opened: altered, or put there from another row, an older time or another store",
         next_step=step,

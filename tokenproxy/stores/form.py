@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from tokenproxy.core.interfaces import StateValue
 from tokenproxy.core.tokens import TokenSet
 
 _TEXTS: Final = (
@@ -51,3 +52,14 @@ def tokens_from_json(data: bytes, generation: int) -> TokenSet:
     known: dict[str, Any] = {name: fields[name] for name in _TEXTS if name in fields}
     known |= {name: instant(fields.get(name)) for name in _TIMES}
     return TokenSet(**known, generation=generation)
+
+
+def state_to_json(state: StateValue) -> bytes:
+    fields = {"value": state.value, "expires_at": epoch(state.expires_at), "backend": state.backend}
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def state_from_json(data: bytes) -> StateValue:
+    """Raises ``ValueError``, ``KeyError`` or ``TypeError`` for what no release wrote."""
+    fields: dict[str, Any] = json.loads(data)
+    return StateValue(fields["value"], instant(fields["expires_at"]), bool(fields["backend"]))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from operator import attrgetter
+from types import MappingProxyType
 
 from tokenproxy.core.account import Standing
-from tokenproxy.core.interfaces import Claim, Record, Summary
+from tokenproxy.core.interfaces import MOST_STATE, Claim, Record, StateValue, Summary
 from tokenproxy.core.tokens import TokenSet
 
 
@@ -35,6 +36,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._rows: dict[str, _Row] = {}
+        self._state: dict[str, dict[str, StateValue]] = {}
 
     async def load(self, account: str) -> Record | None:
         row = self._rows.get(account)
@@ -129,13 +131,29 @@ class MemoryStore:
             row.previous = None
 
     async def forget(self, account: str, *, standing: Standing) -> bool:
+        state = self._state.pop(account, None)
         row = self._rows.get(account)
         if row is None or (row.tokens is None and row.in_flight_since is None):
-            return False
+            return state is not None
         row.tokens = row.previous = None
         row.standing = standing
         row.fence += 1
         row.end_lease()
+        return True
+
+    async def state(self, account: str) -> Mapping[str, StateValue]:
+        return MappingProxyType(dict(sorted(self._state.get(account, {}).items())))
+
+    async def put_state(self, account: str, path: str, value: StateValue | None) -> bool:
+        values = self._state.get(account, {})
+        if value is None:
+            gone = values.pop(path, None)
+            if not values:
+                self._state.pop(account, None)
+            return gone is not None
+        if path not in values and len(values) >= MOST_STATE:
+            return False
+        self._state.setdefault(account, {})[path] = value
         return True
 
     async def use_keys(self, keys: Sequence[bytes]) -> None:
@@ -150,6 +168,7 @@ class MemoryStore:
 
     async def close(self) -> None:
         self._rows.clear()
+        self._state.clear()
 
 
 def _record(row: _Row) -> Record:

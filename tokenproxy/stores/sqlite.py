@@ -11,20 +11,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
 from tokenproxy.core.account import Reason, Standing, State
-from tokenproxy.core.interfaces import Claim, Record, Summary
+from tokenproxy.core.interfaces import Claim, Record, StateValue, Summary
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import SealError, StoreError
 from tokenproxy.metrics import StoreMetrics
 from tokenproxy.stores.cipher import Cipher, Kind, Place
 from tokenproxy.stores.disk import Disk, Value, open_disk
 from tokenproxy.stores.form import epoch, instant, tokens_from_json, tokens_to_json
+from tokenproxy.stores.shelf import Shelf
 
 _LOAD: Final = "SELECT *, sealed IS NOT NULL AS has_tokens FROM account WHERE account = :account"
 _SUMMARIES: Final = """
@@ -146,6 +147,7 @@ class SQLiteStore:
         self._cipher = cipher
         self._metrics = metrics
         self._owner = secrets.token_hex(8)
+        self._shelf = Shelf(disk, store_id=store_id, metrics=metrics)
 
     async def load(self, account: str) -> Record | None:
         rows = await self._disk.run("load", _LOAD, {"account": account})
@@ -225,10 +227,21 @@ class SQLiteStore:
     async def forget(self, account: str, *, standing: Standing) -> bool:
         """A renewal under way loses its lease, so that its answer does not bring the account back."""
         values = {**_standing_values(standing), "account": account}
-        if not await self._disk.run("forget", _FORGET, values):
-            return False
-        await self._disk.wipe_log()
-        return True
+        try:
+            found = bool(await self._disk.run("forget", _FORGET, values))
+        finally:
+            self._shelf.drop(account)
+        # A row takes its state along (schema 3); without one there may be state all the same.
+        found = found or await self._shelf.forget(account)
+        if found:
+            await self._disk.wipe_log()
+        return found
+
+    async def state(self, account: str) -> Mapping[str, StateValue]:
+        return await self._shelf.read(account, self._cipher)
+
+    async def put_state(self, account: str, path: str, value: StateValue | None) -> bool:
+        return await self._shelf.put(account, path, value, self._cipher)
 
     async def use_keys(self, keys: Sequence[bytes]) -> None:
         """Seal under the first of these from now on; all open. ``SealError`` unless one of them opens the store."""
@@ -244,20 +257,21 @@ class SQLiteStore:
         """
         prefix = self._cipher.prefix
         total = (await self._disk.run("reseal", _COUNT_TO_RESEAL, {"prefix": prefix}))[0]["number"]
-        done, sealed, stuck, after = 0, 0, list[str](), ""
-        while rows := await self._disk.run("reseal", _NEXT_TO_RESEAL, {"prefix": prefix, "after": after}):
-            for row in rows:
-                after, done = row["account"], done + 1
-                try:
-                    sealed += await self._reseal_row(after)
-                except SealError:
-                    self._metrics.error("reseal", "decrypt")
-                    stuck.append(after)
-                if progress is not None:
-                    progress(min(done, total), total)
+        total += await self._shelf.to_reseal(self._cipher)
+        done = 0
+
+        def one_more() -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(min(done, total), total)
+
+        sealed, stuck = await self._reseal_rows(prefix, one_more)
+        more_sealed, more_stuck = await self._shelf.reseal(self._cipher, one_more)
+        sealed, stuck = sealed + more_sealed, [*stuck, *more_stuck]
         if stuck:
             raise SealError(
-                f"{len(stuck)} of {total} accounts cannot be opened and stay as they are: {', '.join(stuck[:10])}",
+                f"{len(stuck)} of {total} rows cannot be opened and stay as they are: {', '.join(stuck[:10])}",
                 next_step=f"tokenproxy logout {stuck[0]}, or give back the key that opens it; then key rotate again",
             )
         await self._disk.run(
@@ -273,6 +287,19 @@ class SQLiteStore:
 
     async def close(self) -> None:
         await self._disk.close()
+
+    async def _reseal_rows(self, prefix: bytes, each: Callable[[], None]) -> tuple[int, list[str]]:
+        sealed, stuck, after = 0, list[str](), ""
+        while rows := await self._disk.run("reseal", _NEXT_TO_RESEAL, {"prefix": prefix, "after": after}):
+            for row in rows:
+                after = row["account"]
+                try:
+                    sealed += await self._reseal_row(after)
+                except SealError:
+                    self._metrics.error("reseal", "decrypt")
+                    stuck.append(after)
+                each()
+        return sealed, stuck
 
     async def _reseal_row(self, account: str) -> bool:
         """False: a renewal was quicker and has sealed the row itself, or it was forgotten."""
