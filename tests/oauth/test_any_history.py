@@ -94,7 +94,7 @@ class History:
             case "evict":
                 entry = house.source.entry("books")
                 if entry is not None and entry.renewal is None and entry.unstored is None:
-                    house.source._drop("books")
+                    house.source._entries.drop("books")
 
     async def heal(self) -> None:
         provider = self.provider

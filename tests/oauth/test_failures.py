@@ -166,7 +166,7 @@ async def test_a_restart_with_the_corrected_config_is_tried_at_once(tmp_path: Pa
             await expired(house)
             with pytest.raises(MisconfiguredError):
                 await house.source.current("books")
-            house.source._drop("books")
+            house.source._entries.drop("books")
             with pytest.raises(MisconfiguredError):
                 await house.source.current("books")
             assert provider.token_calls == 1
@@ -184,7 +184,7 @@ async def test_a_reload_helps_accounts_that_are_not_in_memory(tmp_path: Path) ->
         await expired(house)
         with pytest.raises(MisconfiguredError):
             await house.source.current("books")
-        house.source._drop("books")
+        house.source._entries.drop("books")
         await house.clock.advance(1)
         await house.reload(registration=right)
         assert (await house.source.current("books")).generation == 2

@@ -232,7 +232,7 @@ async def test_no_read_no_token() -> None:
     """An account that is not in memory needs the store."""
     async with AskaraProvider() as provider, House(provider) as house:
         await house.login()
-        house.source._drop("books")
+        house.source._entries.drop("books")
         house.store.failing["load"] = 1
         with pytest.raises(StoreUnavailableError):
             await house.source.current("books")

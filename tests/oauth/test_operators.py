@@ -183,7 +183,7 @@ async def test_a_load_that_began_before_a_logout_does_not_bring_the_tokens_back(
     """The read is old when it arrives."""
     async with AskaraProvider() as provider, House(provider) as house:
         await house.login()
-        house.source._drop("books")
+        house.source._entries.drop("books")
         gate = house.store.gates["forget"] = asyncio.Event()
         leaving = asyncio.create_task(house.source.forget("books"))
         await house.store.called("forget")

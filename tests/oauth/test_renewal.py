@@ -354,7 +354,7 @@ async def test_unknown_accounts_leave_nothing_behind() -> None:
                     await call
             house.source.refused_again(name, stranger, route=ROUTE)
             house.source.worked(name, stranger)
-        assert house.source._entries == {}
+        assert len(house.source._entries) == 0
         assert house.source._tasks.running == frozenset()
         assert house.metrics.accounts == {}
         assert await house.store.summaries() == []
@@ -377,14 +377,14 @@ async def test_a_small_cache_costs_reads_and_nothing_else(cache: int, tmp_path: 
         assert len(house.source._entries) <= max(1, cache // 1024)
         for name in names:
             assert await house.source.current(name) == await house.kept(name)
-        assert house.source._size == sum(entry.size for entry in house.source._entries.values())
+        assert house.source._entries.size == sum(entry.size for entry in house.source._entries)
 
 
 async def test_an_account_is_read_from_the_store_once() -> None:
     """Then it is served from memory."""
     async with AskaraProvider() as provider, House(provider) as house:
         first = await house.login()
-        house.source._drop("books")
+        house.source._entries.drop("books")
         house.store.calls.clear()
         assert [await house.source.current("books") for _ in range(3)] == [first] * 3
         assert house.source.ready("books") == first

@@ -124,6 +124,11 @@ class Entry:
         return size_of(self.tokens)
 
     @property
+    def wanted(self) -> bool:
+        """Whether it must stay in memory: somebody waits for it, or it holds what is nowhere else."""
+        return self.renewal is not None or self.waiters > 0 or self.unstored is not None
+
+    @property
     def renewable(self) -> bool:
         """Whether there is anything to renew with."""
         return self.tokens.refresh_token is not None or not traits_of(self.account).person

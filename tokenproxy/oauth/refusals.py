@@ -7,7 +7,16 @@ from datetime import datetime
 from typing import Final
 
 from tokenproxy.core.account import Reason, Standing, State
-from tokenproxy.errors import AccountError, LoginRequiredError, MisconfiguredError, ProviderUnavailableError
+from tokenproxy.core.provider import Account
+from tokenproxy.errors import (
+    AccountError,
+    LoginRequiredError,
+    MisconfiguredError,
+    ProviderUnavailableError,
+    StoreError,
+    StoreUnavailableError,
+    UnknownAccountError,
+)
 
 SENTENCES: Final[Mapping[Reason, str]] = {
     Reason.NONE: "account {account} is well",
@@ -67,3 +76,41 @@ def refusal_of(account: str, standing: Standing, now: datetime) -> AccountError 
     if standing.state is State.MISCONFIGURED:
         return MisconfiguredError(text, account=account, reason=reason, next_step=step, retry_after=wait)
     return ProviderUnavailableError(text, account=account, reason=reason, next_step=step, retry_after=wait)
+
+
+def not_logged_in(account: str) -> LoginRequiredError:
+    standing = Standing()
+    return LoginRequiredError(
+        sentence(account, standing),
+        account=account,
+        reason=standing.reason.value,
+        next_step=next_step(account, standing),
+    )
+
+
+def no_logins(spec: Account) -> UnknownAccountError:
+    return UnknownAccountError(
+        f"account {spec.name} obtains its tokens by itself (grant {spec.grant}) and has no logins below it",
+        account=spec.name,
+        next_step=f'account = "{spec.name}" in the route',
+    )
+
+
+def store_unusable(account: str, error: StoreError) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"the store cannot be used: {error.message}",
+        account=account,
+        reason=Reason.STORE_FAILED.value,
+        retry_after=5.0,
+        next_step=error.next_step,
+    )
+
+
+def not_stored(account: str) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"the store has not taken the newest tokens of account {account} yet",
+        account=account,
+        reason=Reason.STORE_FAILED.value,
+        retry_after=5.0,
+        next_step="tokenproxy status",
+    )

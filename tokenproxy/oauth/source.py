@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -21,21 +19,29 @@ from tokenproxy.core.account import AT_EASE, Event, Reason, Standing, State, adv
 from tokenproxy.core.grants import traits_of
 from tokenproxy.core.interfaces import Clock, KeepAnswer, Record, Store
 from tokenproxy.core.provider import Account, is_login, table_of
-from tokenproxy.core.schedule import MISCONFIGURED_PAUSE, backoff, margin
+from tokenproxy.core.schedule import MISCONFIGURED_PAUSE, margin
 from tokenproxy.core.settings import MIB, RenewPolicy
 from tokenproxy.core.tokens import Freshness, TokenSet
 from tokenproxy.errors import (
     AccountError,
-    LoginRequiredError,
     StoreError,
-    StoreUnavailableError,
     UnknownAccountError,
 )
 from tokenproxy.metrics import AccountGauge, Metrics
+from tokenproxy.oauth.backlog import Backlog
+from tokenproxy.oauth.census import Census, gauges
 from tokenproxy.oauth.endpoint import Endpoint
-from tokenproxy.oauth.entry import Entry, Hold, Outcome, Unstored, size_of
+from tokenproxy.oauth.entries import Entries
+from tokenproxy.oauth.entry import Entry, Hold, Outcome
 from tokenproxy.oauth.journal import AskFirst, Journal
-from tokenproxy.oauth.refusals import next_step, refusal_of, sentence
+from tokenproxy.oauth.refusals import (
+    next_step,
+    no_logins,
+    not_logged_in,
+    not_stored,
+    refusal_of,
+    store_unusable,
+)
 from tokenproxy.oauth.tasks import Tasks
 
 _log = logging.getLogger("tokenproxy.oauth")
@@ -76,25 +82,19 @@ class Source:
         self._monotonic = clock.monotonic
         self._metrics = metrics
         self._policy = policy or RenewPolicy()
-        self._cache = cache
         self._jitter = jitter
         self._endpoint = endpoint
         self._journal = Journal(store=store, endpoint=endpoint, clock=clock, jitter=jitter)
-        self._entries: dict[str, Entry] = {}
-        self._size = 0
+        self._entries = Entries(room=cache)
+        self._census = Census()
         self._occupied: dict[str, asyncio.Task[Any]] = {}
         """An import, a logout or a rebind under way, which no renewal may begin beside."""
         self._changes = 0
         """Counts them, so that a load that began before a logout does not bring the tokens back."""
-        self._states: dict[str, State] = {}
-        """Of every login in the store; ``_counts`` is the same by table."""
-        self._counts: dict[str, Counter[State]] = {}
-        self._unstored: dict[str, Entry] = {}
-        """Whose newest pair is in memory alone; it stays known here when the config drops the account."""
         self._slots = asyncio.Semaphore(self._policy.concurrent)
         self._looking: asyncio.Task[None] | None = None
         self._tasks = Tasks()
-        self._closing = asyncio.Event()
+        self._backlog = Backlog(store=store, clock=clock, tasks=self._tasks, jitter=jitter)
 
     # -- what the data plane asks (core.interfaces.TokenSource) --------------------------------------------------
 
@@ -188,7 +188,7 @@ class Source:
     async def start(self) -> None:
         """Count the states of what is stored, and begin at once to repeat renewals that are in doubt."""
         for summary in await self._store.summaries():
-            self._restate(summary.account, summary.standing.state)
+            self._census.restate(summary.account, summary.standing.state)
         for account in await self._store.in_doubt():
             if table_of(account) in self._accounts:
                 self._tasks.start(self._recover(account), name=f"recover {account}")
@@ -204,10 +204,10 @@ class Source:
         before, self._accounts, self._policy = self._accounts, dict(accounts), policy
         self._configured_at = self._clock.now()
         self._changes += 1  # what is being loaded is judged anew
-        for entry in list(self._entries.values()):
+        for entry in list(self._entries):
             spec = self._accounts.get(entry.table)
             if spec is None or spec.bound_to != entry.bound_to:
-                self._drop(entry.name)  # a renewal under way still ends, where it began
+                self._entries.drop(entry.name)  # a renewal under way still ends, where it began
                 continue
             entry.account = spec
             self._check_registration(entry)
@@ -218,7 +218,7 @@ class Source:
 
     def due(self, now: float) -> Iterator[Entry]:
         """Entries to be renewed in the background: used within the last lifetime, or in doubt."""
-        for entry in self._entries.values():
+        for entry in self._entries:
             if now >= entry.due_at and self._busy(entry.name) is None and entry.unstored is None:
                 lifetime = entry.tokens.lifetime
                 if entry.in_doubt or lifetime is None or now - entry.used_at <= lifetime.total_seconds():
@@ -233,7 +233,7 @@ class Source:
     def look(self) -> None:
         """Begin to look whether a watched origin was written anew, unless that is still under way."""
         if self._looking is None or self._looking.done():
-            watched = [entry for entry in self._entries.values() if traits_of(entry.account).watched]
+            watched = [entry for entry in self._entries if traits_of(entry.account).watched]
             if watched:
                 self._looking = self._tasks.start(self._look(watched), name="look")
 
@@ -254,34 +254,15 @@ class Source:
     @property
     def unstored(self) -> int:
         """Token sets that a provider issued and the store has not taken; 0 is the only good value."""
-        return len(self._unstored)
+        return len(self._backlog)
 
     def gauges(self) -> list[AccountGauge]:
         """One for each account of the config."""
-        now = self._monotonic()
-        expiry: dict[str, float] = {}
-        refresh_expiry: dict[str, float] = {}
-        overdue: Counter[str] = Counter()
-        for entry in self._entries.values():
-            if now - entry.used_at > 3600:
-                continue
-            _earliest(expiry, entry.table, entry.tokens.expires_at)
-            _earliest(refresh_expiry, entry.table, entry.tokens.refresh_expires_at)
-            overdue[entry.table] += now >= entry.due_at
-        return [
-            AccountGauge(
-                account=table,
-                states={state.value: count for state, count in self._counted(table).items()},
-                token_expiry=expiry.get(table),
-                refresh_token_expiry=refresh_expiry.get(table),
-                overdue=overdue[table],
-            )
-            for table in self._accounts
-        ]
+        return gauges(self._accounts, self._entries, self._census, now=self._monotonic())
 
     async def close(self, *, patience: float = RENEWAL_PATIENCE) -> None:
         """Let renewals that were sent end and be stored; up to ``patience`` seconds."""
-        self._closing.set()
+        self._backlog.close()
         await self._tasks.finish(patience=patience)
 
     # -- entries -------------------------------------------------------------------------------------------------
@@ -311,8 +292,8 @@ class Source:
             entry = self._entries.get(account)
             if entry is not None:
                 return entry
-            if account in self._unstored:  # what the store has is spent
-                raise _not_stored(account)
+            if account in self._backlog:  # what the store has is spent
+                raise not_stored(account)
             changes = self._changes
             spec = self._spec(account)
             record = await self._load(account)
@@ -326,9 +307,9 @@ class Source:
             ):
                 return self._put(record, record.tokens)
             if person:
-                raise _not_logged_in(account)
+                raise not_logged_in(account)
             if account != spec.name:
-                raise _no_logins(spec)
+                raise no_logins(spec)
             if record is not None and record.tokens is None and record.bound_to == spec.bound_to:
                 return self._put(record, _nothing_yet(record, self._clock.now()))
             await self._prepare(spec)
@@ -337,7 +318,7 @@ class Source:
         try:
             return await self._store.load(account)
         except StoreError as error:
-            raise _store_unusable(account, error) from None
+            raise store_unusable(account, error) from None
 
     async def _prepare(self, spec: Account) -> None:
         """Make room for the first tokens of an account that needs no person; what another registration got goes."""
@@ -355,7 +336,7 @@ class Source:
         try:
             await self._alone(spec.name, work, name=f"prepare {spec.name}")
         except StoreError as error:
-            raise _store_unusable(spec.name, error) from None
+            raise store_unusable(spec.name, error) from None
 
     def _check_registration(self, entry: Entry) -> None:
         """A token set is bound to the endpoint and the client that obtained it (design section 3)."""
@@ -383,13 +364,13 @@ class Source:
 
     def _require_registration(self, entry: Entry) -> None:
         if not entry.sendable:
-            raise refusal_of(entry.name, entry.standing, self._clock.now()) or _not_logged_in(entry.name)
+            raise refusal_of(entry.name, entry.standing, self._clock.now()) or not_logged_in(entry.name)
 
     def _put(self, record: Record, tokens: TokenSet) -> Entry:
         """Into memory, under the config as it is now: it may have changed while the store was at work."""
         entry = Entry(self._spec(record.account), record, tokens)
-        self._drop(entry.name)
-        self._restate(entry.name, entry.standing.state)
+        self._entries.drop(entry.name)
+        self._census.restate(entry.name, entry.standing.state)
         traits = traits_of(entry.account)
         entry.outdated = not traits.person and not (
             traits.endpoint and tokens.scope_asked == entry.account.scope
@@ -397,32 +378,8 @@ class Source:
         self._check_registration(entry)
         self._end_old_pause(entry)
         self._schedule(entry)
-        self._entries[entry.name] = entry
-        self._size += entry.size
-        _hide(entry.tokens)
-        self._evict(entry)
+        self._entries.put(entry)
         return entry
-
-    def _drop(self, account: str) -> None:
-        entry = self._entries.pop(account, None)
-        if entry is not None:
-            self._size -= entry.size
-            _unhide(entry.tokens)
-
-    def _evict(self, newest: Entry) -> None:
-        """
-        Least recently used out first, down to nine tenths, so that it need not be done for every new entry.
-
-        ``newest`` stays, however small the cache: whoever reads it now must find the others who wait for it.
-        """
-        if self._size <= self._cache:
-            return
-        for entry in sorted(self._entries.values(), key=lambda entry: entry.used_at):
-            if self._size <= self._cache * 0.9:
-                return
-            wanted = entry is newest or entry.waiters or entry.unstored is not None
-            if entry.renewal is None and not wanted:
-                self._drop(entry.name)
 
     def _schedule(self, entry: Entry) -> None:
         entry.schedule(self._clock, self._policy, jitter=self._jitter())
@@ -436,7 +393,7 @@ class Source:
 
     def _refusal(self, entry: Entry) -> AccountError | None:
         if entry.unstored is not None:
-            return _not_stored(entry.name)
+            return not_stored(entry.name)
         return refusal_of(entry.name, entry.standing, self._clock.now())
 
     def _stand(self, entry: Entry, standing: Standing) -> None:
@@ -444,7 +401,7 @@ class Source:
         if standing == entry.standing:
             return
         entry.standing = standing
-        self._restate(entry.name, standing.state)
+        self._census.restate(entry.name, standing.state)
         self._tasks.start(self._store_standing(entry.name, standing), name=f"stand {entry.name}")
 
     async def _store_standing(self, account: str, standing: Standing) -> None:
@@ -452,20 +409,6 @@ class Source:
             await self._store.stand(account, standing)
         except StoreError as error:  # it is worked out anew at the next load
             log.event(_log, "store_failed", account=account, detail=error.message)
-
-    def _restate(self, account: str, state: State) -> None:
-        counts = self._counts.setdefault(table_of(account), Counter())
-        before = self._states.get(account)
-        if before is not None:
-            counts[before] -= 1
-        counts[state] += 1
-        self._states[account] = state
-
-    def _counted(self, table: str) -> Counter[State]:
-        counted = +self._counts.get(table, Counter())
-        spec = self._accounts.get(table)
-        by_itself = spec is not None and not traits_of(spec).person
-        return counted or Counter({State.OK if by_itself else State.NEW: 1})
 
     # -- renewals ------------------------------------------------------------------------------------------------
 
@@ -514,27 +457,16 @@ class Source:
                 outcome = await self._journal.renew(entry, ask, trigger=trigger, metrics=metrics)
         finally:
             entry.renewal = None
-        self._restate(entry.name, entry.standing.state)
+        self._census.restate(entry.name, entry.standing.state)
         self._schedule(entry)
         if entry.tokens is not spent:
-            self._replaced(entry, spent)
+            self._entries.renewed(entry, spent)
         if isinstance(outcome, TokenSet):
             metrics.waiters.observe(entry.waiters)
             metrics.last_success = self._clock.now().timestamp()
         if entry.unstored is not None:
-            self._unstored[entry.name] = entry
-            self._tasks.start(self._store_later(entry), name=f"store {entry.name}")
+            self._backlog.add(entry)
         return outcome
-
-    def _replaced(self, entry: Entry, spent: TokenSet) -> None:
-        held = self._entries.get(entry.name)
-        if held is entry:
-            self._size += size_of(entry.tokens) - size_of(spent)
-            self._evict(entry)
-        elif held is not None:  # read under another config before the new pair was stored
-            self._drop(entry.name)
-        _unhide(spent)
-        _hide(entry.tokens)
 
     async def _recover(self, account: str) -> None:
         """Repeat a renewal whose answer was lost when the process ended; the grace may be 10 seconds short."""
@@ -546,42 +478,6 @@ class Source:
                 log.event(_log, "renewal_recovered", account=account, generation=entry.tokens.generation)
         except AccountError:
             return  # told by the journal; the scheduler goes on
-
-    async def _store_later(self, entry: Entry) -> None:
-        """Write what the store did not take, until it does; the process may end only after one more try."""
-        fails = 1
-        while (kept := entry.unstored) is not None:
-            wait = self._tasks.start(self._closing.wait(), name="closing")
-            pause = self._tasks.start(
-                self._clock.sleep(backoff(fails, jitter=self._jitter()).total_seconds()), name="pause"
-            )
-            await asyncio.wait({wait, pause}, return_when=asyncio.FIRST_COMPLETED)
-            wait.cancel()
-            pause.cancel()
-            try:
-                stored = await self._store.commit(
-                    kept.claim,
-                    kept.tokens,
-                    previous=kept.previous,
-                    standing=kept.standing,
-                    now=self._clock.now(),
-                )
-            except StoreError as error:
-                fails += 1
-                log.event(_log, "store_failed", account=entry.name, detail=error.message, fails=fails)
-                if self._closing.is_set():
-                    return
-                continue
-            self._settle_unstored(entry, kept)
-            if stored:  # else an import or a logout has taken its place
-                log.event(_log, "store_recovered", account=entry.name, generation=kept.tokens.generation)
-
-    def _settle_unstored(self, entry: Entry, kept: Unstored) -> None:
-        entry.unstored = None
-        if self._unstored.get(entry.name) is entry:
-            del self._unstored[entry.name]
-        if entry.tokens is kept.tokens:
-            entry.settled = kept.previous is None  # what ``worked`` said before was not for the store's row
 
     async def _settle(self, entry: Entry) -> None:
         try:
@@ -632,7 +528,7 @@ class Source:
             now = self._clock.now()
             standing = advance(record.standing if record is not None else Standing(), Event.ADOPTED, now=now)
             if await self._store.adopt(account, tokens, bound_to=bound_to, standing=standing, now=now):
-                self._unstored.pop(account, None)
+                self._backlog.forget(account)
                 self._put(_adopted(account, bound_to, tokens, standing), tokens)
                 log.event(_log, "token_imported", account=account, generation=tokens.generation)
                 return tokens
@@ -648,9 +544,9 @@ class Source:
         if not traits_of(self._spec(account)).person:
             standing = AT_EASE
         found = await self._store.forget(account, standing=standing)
-        self._unstored.pop(account, None)
-        self._drop(account)
-        self._restate(account, standing.state)
+        self._backlog.forget(account)
+        self._entries.drop(account)
+        self._census.restate(account, standing.state)
         log.event(_log, "account_forgotten", account=account)
         return found and record.tokens is not None
 
@@ -658,13 +554,13 @@ class Source:
         spec = self._spec(account)
         record = await self._store.load(account)
         if record is None or record.tokens is None:
-            raise _not_logged_in(account)
+            raise not_logged_in(account)
         if not is_login(record.bound_to):  # a machine's token is nobody's login, whoever asks
-            raise _not_logged_in(account)
+            raise not_logged_in(account)
         standing = advance(record.standing, Event.REBOUND, now=self._clock.now())
         await self._store.rebind(account, bound_to=spec.bound_to, standing=standing)
-        self._drop(account)
-        self._restate(account, standing.state)
+        self._entries.drop(account)
+        self._census.restate(account, standing.state)
         log.event(_log, "account_rebound", account=account)
 
 
@@ -679,16 +575,6 @@ def _adopted(account: str, bound_to: str, tokens: TokenSet, standing: Standing) 
     )
 
 
-def _not_logged_in(account: str) -> LoginRequiredError:
-    standing = Standing()
-    return LoginRequiredError(
-        sentence(account, standing),
-        account=account,
-        reason=standing.reason.value,
-        next_step=next_step(account, standing),
-    )
-
-
 def _nothing_yet(record: Record, now: datetime) -> TokenSet:
     """
     What stands in the place of a first token set: never sent, and renewed before anything is.
@@ -696,49 +582,3 @@ def _nothing_yet(record: Record, now: datetime) -> TokenSet:
     Without a lifetime, so that a first token which somebody wanted and nobody got is tried for in the background.
     """
     return TokenSet(access_token="", expires_at=now, generation=record.generation)
-
-
-def _no_logins(spec: Account) -> UnknownAccountError:
-    return UnknownAccountError(
-        f"account {spec.name} obtains its tokens by itself (grant {spec.grant}) and has no logins below it",
-        account=spec.name,
-        next_step=f'account = "{spec.name}" in the route',
-    )
-
-
-def _store_unusable(account: str, error: StoreError) -> StoreUnavailableError:
-    return StoreUnavailableError(
-        f"the store cannot be used: {error.message}",
-        account=account,
-        reason=Reason.STORE_FAILED.value,
-        retry_after=5.0,
-        next_step=error.next_step,
-    )
-
-
-def _not_stored(account: str) -> StoreUnavailableError:
-    return StoreUnavailableError(
-        f"the store has not taken the newest tokens of account {account} yet",
-        account=account,
-        reason=Reason.STORE_FAILED.value,
-        retry_after=5.0,
-        next_step="tokenproxy status",
-    )
-
-
-def _earliest(found: dict[str, float], table: str, at: Any) -> None:
-    if at is not None:
-        found[table] = min(found.get(table, math.inf), at.timestamp())
-
-
-def _hide(tokens: TokenSet) -> None:
-    """The log's last line of defence: these values appear in no line, whoever writes it."""
-    for secret in (tokens.access_token, tokens.refresh_token):
-        if secret:
-            log.register_secret(secret)
-
-
-def _unhide(tokens: TokenSet) -> None:
-    for secret in (tokens.access_token, tokens.refresh_token):
-        if secret:
-            log.forget(secret)

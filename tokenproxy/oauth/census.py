@@ -1,0 +1,66 @@
+"""How many logins are in which state, those that are only in the store included; and what a scrape is told."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from tokenproxy.core.account import State
+from tokenproxy.core.grants import traits_of
+from tokenproxy.core.provider import Account, table_of
+from tokenproxy.metrics import AccountGauge
+from tokenproxy.oauth.entry import Entry
+
+
+class Census:
+    """Counts logins by config table and state."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, State] = {}
+        """Of every login in the store; ``_counts`` is the same by table."""
+        self._counts: dict[str, Counter[State]] = {}
+
+    def restate(self, account: str, state: State) -> None:
+        counts = self._counts.setdefault(table_of(account), Counter())
+        before = self._states.get(account)
+        if before is not None:
+            counts[before] -= 1
+        counts[state] += 1
+        self._states[account] = state
+
+    def counted(self, spec: Account) -> Counter[State]:
+        """An account without any login counts as one: nobody has logged in yet, or it will see to itself."""
+        counted = +self._counts.get(spec.name, Counter())
+        return counted or Counter({State.NEW if traits_of(spec).person else State.OK: 1})
+
+
+def gauges(
+    accounts: Mapping[str, Account], entries: Iterable[Entry], census: Census, *, now: float
+) -> list[AccountGauge]:
+    """One for each account of the config; ``now`` in monotonic seconds."""
+    expiry: dict[str, float] = {}
+    refresh_expiry: dict[str, float] = {}
+    overdue: Counter[str] = Counter()
+    for entry in entries:
+        if now - entry.used_at > 3600:
+            continue
+        _earliest(expiry, entry.table, entry.tokens.expires_at)
+        _earliest(refresh_expiry, entry.table, entry.tokens.refresh_expires_at)
+        overdue[entry.table] += now >= entry.due_at
+    return [
+        AccountGauge(
+            account=table,
+            states={state.value: count for state, count in census.counted(spec).items()},
+            token_expiry=expiry.get(table),
+            refresh_token_expiry=refresh_expiry.get(table),
+            overdue=overdue[table],
+        )
+        for table, spec in accounts.items()
+    ]
+
+
+def _earliest(found: dict[str, float], table: str, at: datetime | None) -> None:
+    if at is not None:
+        found[table] = min(found.get(table, math.inf), at.timestamp())
