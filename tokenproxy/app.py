@@ -26,6 +26,7 @@ from tokenproxy.admin.exposition import Exposition
 from tokenproxy.admin.guard import Guard
 from tokenproxy.admin.health import Health
 from tokenproxy.admin.server import Running, serve_tcp, serve_unix
+from tokenproxy.admin.token import AdminToken, file_token
 from tokenproxy.config import Config, StoreSettings
 from tokenproxy.core.interfaces import Accounts, Store, TokenOrigins
 from tokenproxy.core.routes import RouteTable
@@ -87,6 +88,7 @@ class App:
         self._environ = environ
         self._stack = stack
         self._tasks = Tasks()
+        self._admin_token: AdminToken
         self._changing = asyncio.Lock()
         self._started = self.clock.monotonic()
         self.store: Store
@@ -103,6 +105,7 @@ class App:
         check_tls(config)
         self.store = await _open_store(config.store, self._environ, self.metrics)
         self._stack.push_async_callback(self.store.close)
+        self._take_admin_token(await asyncio.to_thread(admin_token, config))
         endpoint = Endpoint(_provider_tls, origins=_origins(config, self._environ))
         self._stack.push_async_callback(endpoint.close)
         self.source = Source(
@@ -148,7 +151,8 @@ class App:
                 spooled=lambda: self.source.unstored,
                 ready=lambda: self.health.ready,
             ),
-            self.clock.now,
+            token=lambda: self._admin_token,
+            now=self.clock.now,
         )
         named = config.admin.listen.rpartition(":")[0].strip("[]")
         guard = Guard.of(config.admin.public_url, config.server.hosts | {named})
@@ -169,6 +173,10 @@ class App:
         self._stack.push_async_callback(running.close)
         self.addresses[name] = running.address
         log.event(_log, "listening", name=name, address=running.address)
+
+    def _take_admin_token(self, token: AdminToken) -> None:
+        log.register_secret(token.value, lasting=True)
+        self._admin_token = token
 
     async def _become_ready(self) -> None:
         await self.source.recovered(patience=RECOVERY_PATIENCE)
@@ -213,6 +221,7 @@ class App:
                 reading = configs.begin(self.config.path, self._environ)
                 new = await asyncio.to_thread(reading.result)
                 check_tls(new)
+                token = await asyncio.to_thread(admin_token, new)
                 self._plane.swap(plane_settings(new))
             except TokenproxyError as error:
                 self.metrics.reloads["failed"] += 1
@@ -221,6 +230,7 @@ class App:
             restart = restart_needed(self._begun_with, new)
             self.config = new
             _hide_secrets(new)
+            self._take_admin_token(token)
             self.source.configure(new.accounts, new.renew)
             self._plane.on_request = _request_log(new)
             log.setup(new.log.level, new.log.format)
@@ -447,6 +457,17 @@ async def _offline(
 def socket_path(config: Config) -> Path:
     """The admin socket: beside the store, so that whoever finds the one finds the other."""
     return config.store.path.with_name(config.store.path.name + ".sock")
+
+
+def admin_token(config: Config) -> AdminToken:
+    """What calls over TCP must show; its file is made where the config names none. Raises ``TokenproxyError``."""
+    if config.admin.token:
+        return AdminToken(config.admin.token, place="admin.token of the config")
+    return file_token(admin_token_path(config))
+
+
+def admin_token_path(config: Config) -> Path:
+    return config.store.path.with_name(config.store.path.name + ".admin-token")
 
 
 def new_key_file(path: Path) -> str:

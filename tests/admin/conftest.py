@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.admin.program import NOON, Program, gauges
+from tests.admin.program import NOON, TOKEN, Program, gauges
 from tokenproxy.admin.api import Desk, metrics_app, socket_app, tcp_app
 from tokenproxy.admin.exposition import Exposition
 from tokenproxy.admin.guard import Guard
 from tokenproxy.admin.health import Health
 from tokenproxy.admin.server import Running, serve_tcp, serve_unix
+from tokenproxy.admin.token import AdminToken
 from tokenproxy.metrics import Metrics
 
 
@@ -37,7 +38,8 @@ def health() -> Health:
 @pytest.fixture
 def desk(program: Program, metrics: Metrics, health: Health) -> Desk:
     exposition = Exposition(metrics, accounts=gauges, spooled=lambda: 0, ready=lambda: health.ready)
-    return Desk(program, program, health, exposition, now=lambda: NOON)
+    token = AdminToken(TOKEN, place="the file tokenproxy.db.admin-token")
+    return Desk(program, program, health, exposition, token=lambda: token, now=lambda: NOON)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from tokenproxy.errors import UnknownAccountError
 from tokenproxy.metrics import AccountGauge
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+TOKEN = "the-admin-token-of-these-tests"
 
 
 @dataclass

@@ -14,8 +14,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.admin.program import Program
-from tokenproxy.admin import api
+from tests.admin.program import TOKEN, Program
+from tokenproxy.admin import answers
 from tokenproxy.admin.health import Health
 from tokenproxy.admin.problems import ANSWERS
 from tokenproxy.admin.server import Running
@@ -204,22 +204,78 @@ async def test_unknown_places_and_methods_are_problems_too(socket_path: Path) ->
     assert (status, body["code"], headers["Allow"]) == (405, "method_not_allowed", "POST")
 
 
-async def test_nothing_is_changed_over_tcp(tcp: Running, program: Program) -> None:
-    """Reading is open to loopback; changing needs the permissions of the socket in this version."""
-    for method, path in (
-        ("POST", "/api/accounts/books/refresh"),
-        ("POST", "/api/accounts/books/tokens"),
-        ("POST", "/api/accounts/books/rebind"),
-        ("DELETE", "/api/accounts/books/anna"),
-        ("POST", "/api/reload"),
-        ("POST", "/api/key/rotate"),
-    ):
-        status, _, text = await over_tcp(tcp, path, method=method, Content_Type="application/json")
-        assert status == 403
-        assert "Unix socket" in text
+CHANGES = (
+    ("POST", "/api/accounts/books/refresh"),
+    ("POST", "/api/accounts/books/tokens"),
+    ("POST", "/api/accounts/books/rebind"),
+    ("DELETE", "/api/accounts/books/anna"),
+    ("POST", "/api/reload"),
+    ("POST", "/api/key/rotate"),
+)
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Basic {TOKEN}"},
+        {"Authorization": TOKEN},
+        {"Authorization": f"Bearer {TOKEN}x"},
+        {"Authorization": "Bearer "},
+        {"Cookie": f"token={TOKEN}"},
+    ],
+    ids=["nothing", "wrong", "another scheme", "no scheme", "too long", "empty", "a cookie"],
+)
+async def test_nothing_is_changed_over_tcp_without_the_token(
+    tcp: Running, program: Program, shown: dict[str, str]
+) -> None:
+    """Reading is open to loopback; whoever wants to change something has read the 0600 file."""
+    for method, path in CHANGES:
+        status, headers, text = await over_tcp(
+            tcp, path, method=method, Content_Type="application/json", **shown
+        )
+        assert (status, json.loads(text)["code"]) == (401, "admin_token_required")
+        assert "tokenproxy.db.admin-token" in json.loads(text)["next_step"]
+        assert headers["WWW-Authenticate"].startswith("Bearer ")
+        assert TOKEN not in text
 
     assert program.rows["books"] == {**program.rows["books"], "generation": 3, "state": "ok"}
+    assert program.imported == []
     assert (await over_tcp(tcp, "/api/accounts/books"))[0] == 200
+
+
+async def test_the_token_lets_a_program_change_what_commands_can(tcp: Running, program: Program) -> None:
+    """The scheme's name has no case (RFC 9110 section 11.1)."""
+    program.put("books/anna")
+    for method, path in CHANGES:
+        status, _, text = await over_tcp(
+            tcp, path, method=method, Content_Type="application/json", Authorization=f"bearer  {TOKEN}"
+        )
+        assert status == 200, text
+
+    assert program.rows["books"]["generation"] == 4
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"Content_Type": "text/plain"}, 415, "content_type_refused"),
+        ({"Content_Type": "application/json", "Host": "evil.example"}, 403, "host_refused"),
+        ({"Content_Type": "application/json", "Origin": "https://evil.example"}, 403, "origin_refused"),
+        ({"Content_Type": "application/json", "Sec_Fetch_Site": "same-site"}, 403, "origin_refused"),
+    ],
+)
+async def test_the_token_alone_is_not_enough(
+    tcp: Running, program: Program, headers: dict[str, str], status: int, code: str
+) -> None:
+    """A page that somehow knows the token is still another site's page."""
+    found, _, text = await over_tcp(
+        tcp, "/api/accounts/books/refresh", method="POST", Authorization=f"Bearer {TOKEN}", **headers
+    )
+
+    assert (found, json.loads(text)["code"]) == (status, code)
+    assert program.rows["books"]["generation"] == 3
 
 
 @pytest.mark.parametrize(
@@ -363,7 +419,7 @@ async def test_status_carries_readiness(socket_path: Path, health: Health) -> No
 
 async def test_a_body_that_never_ends_is_given_up(socket_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """aiohttp itself waits for the rest of a body for ever."""
-    monkeypatch.setattr(api, "BODY_DEADLINE", 0.05)
+    monkeypatch.setattr(answers, "BODY_DEADLINE", 0.05)
     reader, writer = await asyncio.open_unix_connection(str(socket_path))
     writer.write(
         b"POST /api/accounts/books/tokens HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"

@@ -282,7 +282,16 @@ def example(tmp_path: Path, *, whole: bool) -> Config:
         (tmp_path / name).chmod(0o600)
     path = tmp_path / "config.toml"
     path.write_text(text)
-    return load(path, {**os.environ, "DESKERA_SECRET": "x", "ACME_SECRET": "y", "ACME_PASSWORD": "z"})
+    return load(
+        path,
+        {
+            **os.environ,
+            "DESKERA_SECRET": "x",
+            "ACME_SECRET": "y",
+            "ACME_PASSWORD": "z",
+            "ADMIN_TOKEN": "a" * 16,
+        },
+    )
 
 
 def test_the_example_loads_as_it_is(tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ MEANING = [
     (with_top("[server]", 'listen = "127.0.0.1:9100"'), "admin.listen: 127.0.0.1:9100 is taken by server.listen"),
     (with_top("[metrics]", 'listen = "0.0.0.0:9100"'), "metrics.listen: 0.0.0.0:9100 is taken by admin.listen, which serves health and metrics already   line 2"),
     (with_top("[metrics]", 'listen = "0.0.0.0:8080"'), "metrics.listen: 0.0.0.0:8080 is taken by server.listen   line 2"),
+    (with_top("[admin]", 'token = "literal:short"'), "admin.token: must be 16 or more printable ASCII characters without blanks   line 2"),
     (with_top("[admin]", 'listen = "unix:admin.sock"'), 'admin.listen: must be an address such as "127.0.0.1:9100"; only server.listen takes unix:   line 2'),
     (with_top("[metrics]", 'listen = "unix:m.sock"'), 'metrics.listen: must be an address such as "127.0.0.1:9100"; only server.listen takes unix:   line 2'),
     (with_top("[admin]", 'public_url = "http://proxy.example"'), "admin.public_url: is plain http:// beyond loopback; use https://, or say insecure_http = true   line 2"),
@@ -177,7 +178,6 @@ LATER = [
     (with_route("placeholders = true"), f"routes.books.placeholders: {NOT_YET}; leave it out   line 9"),
     (with_route('proxy = "http://p:3128"'), f"routes.books.proxy: {NOT_YET}; leave it out   line 9"),
     (GOOD + ACME + 'proxy = "http://p:3128"', f"providers.acme.proxy: {NOT_YET}; leave it out   line 11"),
-    (with_top("[admin]", 'token = "file:admin.token"'), f"admin.token: {NOT_YET}; leave it out   line 2"),
 ]  # fmt: skip
 
 

@@ -1,30 +1,38 @@
 """
-The admin side over HTTP, three times: everything on the 0600 Unix socket, reading on the admin listener, health and
-metrics alone on ``[metrics] listen``.
+The admin side over HTTP, three times: everything on the 0600 Unix socket and on the admin listener, health and metrics
+alone on ``[metrics] listen``.
 
-Rule: what changes anything needs the file permissions of the socket; a browser never reaches that.
+Rule: what changes anything needs the file permissions of the socket, or over TCP the admin token.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
-import math
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from aiohttp import ClientPayloadError, web
+from aiohttp import web
 
 from tokenproxy import __version__
-from tokenproxy.admin import page
+from tokenproxy.admin import answers, page
+from tokenproxy.admin.answers import (
+    JSON,
+    TEXT,
+    Handler,
+    body_of,
+    json_answer,
+    problem_answer,
+    refuse,
+    typed,
+)
 from tokenproxy.admin.exposition import Exposition
 from tokenproxy.admin.guard import Guard
 from tokenproxy.admin.health import Health
 from tokenproxy.admin.operations import Operations
-from tokenproxy.admin.problems import CONTENT_TYPE, to_problem
+from tokenproxy.admin.problems import to_problem
+from tokenproxy.admin.token import AdminToken
 from tokenproxy.core.interfaces import Accounts
 from tokenproxy.errors import TokenproxyError
 from tokenproxy.log import event
@@ -33,14 +41,10 @@ _log: Final = logging.getLogger(__name__)
 
 LONGEST_BODY: Final = 1024 * 1024
 """Bytes of a token answer; the largest known ones are a few KiB."""
-BODY_DEADLINE: Final = 10.0
-"""Seconds for all of a request's body."""
 
 _ACCOUNT: Final = r"/api/accounts/{account:[^/]+(?:/[^/]+)?}"
 _OPEN: Final = frozenset({"/healthz", "/readyz", "/startupz"})
 """Asked by kubelets under the pod's address, and no secret to anybody: no Host check."""
-_JSON: Final = "application/json"
-_TEXT: Final = "text/plain"
 
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -57,10 +61,9 @@ _HEADERS: Final = {
 _HTTP_ERRORS: Final = {
     404: ("not_found", "There is nothing at this address; docs/admin-api.md lists what there is."),
     405: ("method_not_allowed", "This address does not take this method."),
-    408: ("body_timeout", f"The request's body took longer than {BODY_DEADLINE:g} s."),
-    413: ("body_too_large", f"The request's body is longer than {LONGEST_BODY} bytes."),
+    408: ("body_timeout", f"The request's body took longer than {answers.BODY_DEADLINE:g} s."),
+    413: ("body_too_large", "The request's body is too long."),
 }
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class Desk:
     operations: Operations
     health: Health
     exposition: Exposition
+    token: Callable[[], AdminToken]
+    """The one in force: a reload may change it."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     # health and metrics
@@ -93,15 +98,15 @@ class Desk:
     # reading
 
     async def list_accounts(self, _: web.Request) -> web.Response:
-        return _json({"accounts": await self.accounts.statuses()})
+        return json_answer({"accounts": await self.accounts.statuses()})
 
     async def account(self, request: web.Request) -> web.Response:
-        return _json(await self.accounts.status(request.match_info["account"]))
+        return json_answer(await self.accounts.status(request.match_info["account"]))
 
     async def status(self, _: web.Request) -> web.Response:
         info = await self.operations.info()
         reasons = await self.health.reasons()
-        return _json({**info, "ready": not reasons, "reasons": reasons})
+        return json_answer({**info, "ready": not reasons, "reasons": reasons})
 
     async def start_page(self, _: web.Request) -> web.Response:
         reasons = await self.health.reasons()
@@ -116,23 +121,23 @@ class Desk:
     # changing
 
     async def refresh(self, request: web.Request) -> web.Response:
-        return _json(await self.accounts.refresh(request.match_info["account"]))
+        return json_answer(await self.accounts.refresh(request.match_info["account"]))
 
     async def import_answer(self, request: web.Request) -> web.Response:
-        answer = await _body(request)
-        return _json(await self.accounts.import_answer(request.match_info["account"], answer))
+        answer = await body_of(request, longest=LONGEST_BODY)
+        return json_answer(await self.accounts.import_answer(request.match_info["account"], answer))
 
     async def rebind(self, request: web.Request) -> web.Response:
-        return _json(await self.accounts.rebind(request.match_info["account"]))
+        return json_answer(await self.accounts.rebind(request.match_info["account"]))
 
     async def logout(self, request: web.Request) -> web.Response:
-        return _json(await self.accounts.logout(request.match_info["account"]))
+        return json_answer(await self.accounts.logout(request.match_info["account"]))
 
     async def reload(self, _: web.Request) -> web.Response:
-        return _json(await self.operations.reload())
+        return json_answer(await self.operations.reload())
 
     async def rotate_keys(self, _: web.Request) -> web.Response:
-        return _json(await self.operations.rotate_keys())
+        return json_answer(await self.operations.rotate_keys())
 
     # what there is
 
@@ -153,12 +158,12 @@ class Desk:
 
     def changes(self) -> list[web.RouteDef]:
         return [
-            web.post(f"{_ACCOUNT}/refresh", _as_json(self.refresh)),
-            web.post(f"{_ACCOUNT}/tokens", _typed(self.import_answer, (_JSON, _TEXT))),
-            web.post(f"{_ACCOUNT}/rebind", _as_json(self.rebind)),
-            web.delete(_ACCOUNT, _as_json(self.logout)),
-            web.post("/api/reload", _as_json(self.reload)),
-            web.post("/api/key/rotate", _as_json(self.rotate_keys)),
+            web.post(f"{_ACCOUNT}/refresh", typed(self.refresh)),
+            web.post(f"{_ACCOUNT}/tokens", typed(self.import_answer, (JSON, TEXT))),
+            web.post(f"{_ACCOUNT}/rebind", typed(self.rebind)),
+            web.delete(_ACCOUNT, typed(self.logout)),
+            web.post("/api/reload", typed(self.reload)),
+            web.post("/api/key/rotate", typed(self.rotate_keys)),
         ]
 
 
@@ -168,9 +173,12 @@ def socket_app(desk: Desk) -> web.Application:
 
 
 def tcp_app(desk: Desk, guard: Guard) -> web.Application:
-    """The start page, health, metrics and reading; what changes anything is refused by a sentence."""
-    refused = [web.route(change.method, change.path, _needs_socket) for change in desk.changes()]
-    routes = [web.get("/", desk.start_page), *desk.probes(), *desk.readings(), *refused]
+    """The start page, health, metrics and reading for everybody on this machine; changes for who has the token."""
+    changes = [
+        web.route(change.method, change.path, _with_token(change.handler, desk.token))
+        for change in desk.changes()
+    ]
+    routes = [web.get("/", desk.start_page), *desk.probes(), *desk.readings(), *changes]
     return _app(routes, guard=guard)
 
 
@@ -201,12 +209,12 @@ def _errors(guard: Guard | None) -> Any:
             return await handler(request)
         except TokenproxyError as error:
             body = to_problem(error)
-            return _problem(body, retry_after=body.get("retry_after"))
+            return problem_answer(body, retry_after=body.get("retry_after"))
         except web.HTTPException as error:
             return _http_error(error)
         except Exception as error:  # noqa: BLE001 - the top of a request: whatever it was, the caller gets an answer
             event(_log, "unexpected_error", error=error, listener="admin")
-            return _refuse(
+            return refuse(
                 500, "unexpected_error", "Something went wrong inside tokenproxy; its log says what."
             )
 
@@ -215,26 +223,15 @@ def _errors(guard: Guard | None) -> Any:
 
 def _http_error(error: web.HTTPException) -> web.Response:
     code, sentence = _HTTP_ERRORS.get(error.status, ("bad_request", "The request makes no sense."))
-    answer = _refuse(error.status, code, sentence)
+    answer = refuse(error.status, code, sentence)
     if "Allow" in error.headers:
         answer.headers["Allow"] = error.headers["Allow"]
     return answer
 
 
-async def _body(request: web.Request) -> bytes:
-    """All of the body; raises ``web.HTTPException`` for one that is too long, too slow or broken off."""
-    try:
-        async with asyncio.timeout(BODY_DEADLINE):
-            return await request.read()
-    except TimeoutError:
-        raise web.HTTPRequestTimeout from None
-    except (ConnectionError, ClientPayloadError, web.RequestPayloadError):
-        raise web.HTTPBadRequest from None
-
-
 def _refusal(guard: Guard, request: web.Request) -> web.Response | None:
     if not request.raw_path.startswith("/"):  # RFC 9112 section 3.2.2: an absolute form would overrule Host
-        return _refuse(400, "bad_request", "Only requests in origin form are taken here.")
+        return refuse(400, "bad_request", "Only requests in origin form are taken here.")
     if request.path in _OPEN:
         return None
     refused = guard.refusal(
@@ -246,7 +243,7 @@ def _refusal(guard: Guard, request: web.Request) -> web.Response | None:
         return None
     code, sentence = refused
     event(_log, "caller_refused", code=code, listener="admin")
-    return _refuse(400 if code == "bad_request" else 403, code, sentence)
+    return refuse(400 if code == "bad_request" else 403, code, sentence)
 
 
 def _all(request: web.Request, name: str) -> str | None:
@@ -255,50 +252,29 @@ def _all(request: web.Request, name: str) -> str | None:
     return ", ".join(lines) if lines else None
 
 
-def _as_json(handler: Handler) -> Handler:
-    return _typed(handler, (_JSON,))
-
-
-def _typed(handler: Handler, types: Collection[str]) -> Handler:
-    """A form of another site can send no JSON without asking first, so a change must say that it is JSON."""
+def _with_token(handler: Handler, token: Callable[[], AdminToken]) -> Handler:
+    """Over TCP nothing but the token tells the operator from anybody else on this machine."""
 
     async def checked(request: web.Request) -> web.StreamResponse:
-        if request.content_type not in types:
-            wanted = " or ".join(types)
-            return _refuse(415, "content_type_refused", f"A call that changes something is sent as {wanted}.")
-        return await handler(request)
+        wanted = token()
+        if wanted.is_shown_by(request.headers.getall("Authorization", ())):
+            return await handler(request)
+        event(_log, "caller_refused", code="admin_token_required", listener="admin")
+        answer = refuse(
+            401,
+            "admin_token_required",
+            "This call needs the admin token.",
+            next_step=f"Send Authorization: Bearer with the token in {wanted.place}, or use the tokenproxy command.",
+        )
+        answer.headers["WWW-Authenticate"] = 'Bearer realm="tokenproxy admin"'
+        return answer
 
     return checked
 
 
-async def _needs_socket(_: web.Request) -> web.StreamResponse:
-    return _refuse(
-        403,
-        "not_allowed",
-        "In this version, calls that change something are taken on the Unix socket only.",
-        next_step="Use the tokenproxy command on the machine that runs serve.",
-    )
-
-
 def _verdict(request: web.Request, reasons: dict[str, str]) -> web.Response:
     status = 503 if reasons else 200
-    if _JSON in request.headers.get("Accept", ""):
-        return _json({"status": "unavailable" if reasons else "ok", "reasons": reasons}, status=status)
+    if JSON in request.headers.get("Accept", ""):
+        return json_answer({"status": "unavailable" if reasons else "ok", "reasons": reasons}, status=status)
     text = "".join(f"{name}: {reason}\n" for name, reason in reasons.items()) or "ok\n"
     return web.Response(text=text, status=status)
-
-
-def _json(body: object, *, status: int = 200, content_type: str = _JSON) -> web.Response:
-    return web.Response(body=json.dumps(body).encode(), status=status, content_type=content_type)
-
-
-def _refuse(status: int, code: str, detail: str, *, next_step: str = "") -> web.Response:
-    body = {"code": code, "title": code.replace("_", " "), "status": status, "detail": detail, "exit_code": 1}
-    return _problem(body | ({"next_step": next_step} if next_step else {}))
-
-
-def _problem(body: dict[str, Any], *, retry_after: float | None = None) -> web.Response:
-    answer = _json(body, status=body["status"], content_type=CONTENT_TYPE)
-    if retry_after is not None:
-        answer.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
-    return answer

@@ -260,7 +260,7 @@ class Admin(Table):
     listen: Text = LOOPBACK_ADMIN
     public_url: Text | None = _depends()
     insecure_http: Flag = False
-    token: Later = None
+    token: Secret = ""
 
 
 class Metrics(Table):

@@ -47,6 +47,7 @@ from tokenproxy.errors import ConfigError, Problem
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CALLER_KEY: Final = re.compile(r"[!-~]+")
 _SHORTEST_GOOD_KEY: Final = 16
+_ADMIN_TOKEN: Final = re.compile(r"[!-~]{16,4096}")
 _LARGEST_FILE: Final = 16 * 1024 * 1024
 
 
@@ -279,8 +280,9 @@ def _caller_keys(table: Server, reading: Reading) -> tuple[str, ...]:
 
 def _admin(table: Admin, listening: Listener | None, reading: Reading) -> values.Admin:
     at = ("admin", "public_url")
+    token = _admin_token(table, reading)
     if table.public_url is None:
-        return values.Admin(listen=str(listening), public_url=_own_url(listening))
+        return values.Admin(listen=str(listening), public_url=_own_url(listening), token=token)
     try:
         parts = addresses.url(table.public_url)
     except ValueError as wrong:
@@ -288,7 +290,15 @@ def _admin(table: Admin, listening: Listener | None, reading: Reading) -> values
         return values.Admin()
     if addresses.plain_beyond_loopback(parts) and not table.insecure_http:
         reading.report.problem(at, addresses.NEEDS_HTTPS)
-    return values.Admin(listen=str(listening), public_url=table.public_url.rstrip("/"))
+    return values.Admin(listen=str(listening), public_url=table.public_url.rstrip("/"), token=token)
+
+
+def _admin_token(table: Admin, reading: Reading) -> str:
+    at = ("admin", "token")
+    token = reading.secret(table.token, at).strip() if table.token else ""
+    if token and not _ADMIN_TOKEN.fullmatch(token):
+        reading.report.problem(at, "must be 16 or more printable ASCII characters without blanks")
+    return token
 
 
 def _own_url(listening: Listener | None) -> str:

@@ -38,6 +38,8 @@ class Admin:
     listen: str = LOOPBACK_ADMIN
     public_url: str = f"http://{LOOPBACK_ADMIN}"
     """What a browser uses, without a slash at its end."""
+    token: str = field(default="", repr=False)
+    """What calls over TCP that change something must show; empty: a file beside the store holds it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
