@@ -21,7 +21,6 @@ from tokenproxy.core.grants import (
     TokenRequest,
     renewal,
     token_request,
-    validate_request,
 )
 from tokenproxy.core.provider import (
     Account,
@@ -35,6 +34,7 @@ from tokenproxy.core.provider import (
 )
 from tokenproxy.core.replies import Answer, Failure, Granted, Reply
 from tokenproxy.core.tokens import TokenSet
+from tokenproxy.core.validation import validate_request
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PRESETS = {name: preset.provider for name, preset in presets().items()}
@@ -248,6 +248,7 @@ def test_basic_is_form_encoded_first() -> None:
         (ClientAuth.POST, False, "", {"a", "client_id", "client_secret"}),
         (ClientAuth.QUERY, False, "client_id=id&client_secret=secret", {"a"}),
         (ClientAuth.NONE, False, "", {"a", "client_id"}),
+        (ClientAuth.MTLS, False, "", {"a", "client_id"}),
     ],
 )
 def test_exactly_one_client_authentication(
@@ -260,12 +261,10 @@ def test_exactly_one_client_authentication(
     assert dict(parse_qsl((request.body or b"").decode())).keys() == body
 
 
-@pytest.mark.parametrize(
-    "method", [ClientAuth.MTLS, ClientAuth.PRIVATE_KEY_JWT, ClientAuth.CLIENT_SECRET_JWT]
-)
-def test_what_is_not_in_this_version_is_not_sent_unauthenticated(method: ClientAuth) -> None:
-    """The config refuses them first; this is the second line."""
-    with pytest.raises(ValueError, match="not in this version"):
+@pytest.mark.parametrize("method", [ClientAuth.PRIVATE_KEY_JWT, ClientAuth.CLIENT_SECRET_JWT])
+def test_what_is_not_signed_is_not_sent_unauthenticated(method: ClientAuth) -> None:
+    """A public client's request by mistake could be answered."""
+    with pytest.raises(ValueError, match="needs a signed assertion"):
         sent(replace(PLAIN, client_auth=method))
 
 
@@ -284,6 +283,50 @@ def test_a_refresh_by_hand() -> None:
     assert isinstance(answer, Granted)
     assert answer.tokens.expires_at == NOW + timedelta(seconds=60)
     assert answer.tokens.scope_asked == "s"
+
+
+INSTAGRAM = replace(
+    PLAIN,
+    refresh_url="https://p.example/refresh_access_token",
+    refresh_with="access_token",
+    refresh_method="GET",
+    refresh_params={"grant_type": "ig_refresh_token"},
+    refresh_rename={"client_id": "", "client_secret": ""},
+)
+
+
+def test_an_access_token_that_renews_itself() -> None:
+    """Instagram: no refresh tokens, a GET with the living token; the provider's other requests stay as they are."""
+    request = refresh(account(INSTAGRAM), TokenSet("LIVING"))
+    assert (request.method, request.body) == ("GET", None)
+    assert request.url == (
+        "https://p.example/refresh_access_token?grant_type=ig_refresh_token&access_token=LIVING"
+    )
+    assert sent(INSTAGRAM, grant_type="x").method == "POST"
+
+
+def test_a_dead_access_token_renews_nothing() -> None:
+    """Asking would be refused anyway: only a person helps."""
+    held = TokenSet("DEAD", issued_at=NOW - timedelta(days=60), expires_at=NOW)
+    answer = ended(GRANTS["refresh_token"](Ask(account=account(INSTAGRAM), held=held, now=NOW)))
+    assert isinstance(answer, Failure)
+    assert (answer.event, answer.reason) == (Event.REFUSED, Reason.NO_REFRESH_TOKEN)
+
+
+def test_a_refresh_under_names_of_its_own() -> None:
+    """Facebook's long-lived tokens, Agiloft's secret: ``refresh_rename`` goes before ``rename``."""
+    provider = replace(
+        PLAIN,
+        rename={"client_id": "app", "client_secret": "s"},
+        refresh_rename={"client_id": "key", "refresh_token": "fb_exchange_token"},
+    )
+    assert dict(parse_qsl((refresh(account(provider)).body or b"").decode())) == {
+        "grant_type": "refresh_token",
+        "fb_exchange_token": "REFRESH_TOKEN",
+        "key": "CLIENT_ID",
+        "s": "CLIENT_SECRET",
+    }
+    assert b"app=id" in (sent(provider, a="1").body or b"")
 
 
 @pytest.mark.parametrize("held", [None, TokenSet("a")])
@@ -323,7 +366,7 @@ def machine(grant: str, **changes: object) -> Account:
     return replace(account(PLAIN), grant=grant, scopes=("a", "b"), **changes)  # type: ignore[arg-type]
 
 
-def ended(flow: Flow, body: str | None = None) -> Answer:
+def ended(flow: Flow[Answer], body: str | None = None) -> Answer:
     """What a flow comes to whose only step is answered with ``body``; None: it has no step."""
     try:
         next(flow)

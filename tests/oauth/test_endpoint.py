@@ -13,6 +13,7 @@ import trustme
 
 from tests.oauth.house import profile, table
 from tests.simulators import AskaraProvider, DeskeraProvider, PlainProvider, TcpProxy, free_port
+from tests.simulators.clock import START
 from tokenproxy.core.grants import TokenRequest
 from tokenproxy.core.replies import LARGEST_ANSWER, Reply
 from tokenproxy.core.settings import TLSFiles
@@ -271,13 +272,13 @@ async def test_what_a_validate_call_says(endpoint: Endpoint, status: int, live: 
     """200 is live, four statuses are dead, anything else means nothing."""
     async with PlainProvider() as provider:
         provider.validate_override = status
-        assert await endpoint.is_live(table(provider), TokenSet("a")) is live
+        assert await endpoint.is_live(table(provider), TokenSet("a"), now=START) is live
 
 
 async def test_a_validate_call_that_cannot_be_reached_says_nothing(endpoint: Endpoint) -> None:
     """It goes on to renew; and a profile without the call is never asked."""
     async with PlainProvider() as provider:
         provider.refuse_connections = True
-        assert await endpoint.is_live(table(provider), TokenSet("a")) is None
+        assert await endpoint.is_live(table(provider), TokenSet("a"), now=START) is None
         without = table(provider, provider=profile(provider, validate=None))
-        assert await endpoint.is_live(without, TokenSet("a")) is None
+        assert await endpoint.is_live(without, TokenSet("a"), now=START) is None

@@ -1,56 +1,53 @@
 """
-How a token set is obtained: one generator per grant, and the exact wire form of a token request.
+How a token set is obtained: one generator per grant.
 
-A grant yields steps and is sent ``Reply``s, so that it is tested by hand and without a network (the shape is httpx's
-``auth_flow``). ``oauth.endpoint`` performs the steps. What tells the grants apart elsewhere is in their ``Traits``.
+A grant yields steps and is sent ``Reply``s, so that it is tested by hand and without a network. ``oauth.endpoint``
+performs the steps. What tells the grants apart elsewhere is in their ``Traits``.
 """
 
 from __future__ import annotations
 
-import json
-from base64 import b64encode
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
-from urllib.parse import quote, quote_plus
 
-from tokenproxy import __version__
 from tokenproxy.core.account import Event, Reason
-from tokenproxy.core.provider import AUTHORIZATION_CODE, Account, ClientAuth, Provider, TokenBody
+from tokenproxy.core.assertions import grant_assertion
+from tokenproxy.core.provider import AUTHORIZATION_CODE, Account
 from tokenproxy.core.replies import (
     Answer,
     Failure,
     Granted,
-    Reply,
     read_answer,
     read_token,
     usable,
     without,
 )
+from tokenproxy.core.steps import Flow, KeyRequest, OriginRequest, SignRequest, Step, TokenRequest
+from tokenproxy.core.token_request import asked, encode, for_refresh, proof_key, token_request
 from tokenproxy.core.tokens import TokenSet
 
-
-@dataclass(frozen=True, slots=True)
-class TokenRequest:
-    """One HTTP request to a provider, whole; nothing of it may be logged."""
-
-    method: str
-    url: str = field(repr=False)
-    """Already percent-encoded, once."""
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes | None = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class OriginRequest:
-    """What lies at an origin (``file:...``, ``cmd:...``) now; comes back as the body of a ``Reply``."""
-
-    origin: str = field(repr=False)
-    """A command line may hold a secret of its own."""
-
-
-Step = TokenRequest | OriginRequest
+__all__ = [
+    "GRANTS",
+    "TRAITS",
+    "Ask",
+    "Flow",
+    "KeyRequest",
+    "OriginRequest",
+    "SignRequest",
+    "Step",
+    "TokenRequest",
+    "Traits",
+    "asked",
+    "can_renew",
+    "encode",
+    "grant",
+    "proof_key",
+    "renewal",
+    "token_request",
+    "traits_of",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,18 +76,18 @@ class Traits:
     """The token's origin is looked at every second, and read again when it was written anew."""
 
 
-Flow = Generator[Step, Reply, Answer]
-GRANTS: Final[dict[str, Callable[[Ask], Flow]]] = {}
+ACCESS_TOKEN: Final = "access_token"  # noqa: S105 - a word of ``Provider.refresh_with``
+
+Grant = Callable[[Ask], Flow[Answer]]
+GRANTS: Final[dict[str, Grant]] = {}
 TRAITS: Final[dict[str, Traits]] = {AUTHORIZATION_CODE: Traits()}
 """Every grant that an account may name in this version."""
 
 
-def grant(
-    name: str, traits: Traits | None = None
-) -> Callable[[Callable[[Ask], Flow]], Callable[[Ask], Flow]]:
+def grant(name: str, traits: Traits | None = None) -> Callable[[Grant], Grant]:
     """Register a grant under its name; with ``traits`` it is one that an account may name."""
 
-    def register(flow: Callable[[Ask], Flow]) -> Callable[[Ask], Flow]:
+    def register(flow: Grant) -> Grant:
         GRANTS[name] = flow
         if traits is not None:
             TRAITS[name] = traits
@@ -103,7 +100,7 @@ def traits_of(account: Account) -> Traits:
     return TRAITS[account.grant]
 
 
-def renewal(ask: Ask) -> Flow:
+def renewal(ask: Ask) -> Flow[Answer]:
     """The flow that replaces what is held: a refresh, or the account's own grant once more (RFC 6749 section 4.4.3)."""
     if traits_of(ask.account).person:
         return GRANTS["refresh_token"](ask)
@@ -112,7 +109,16 @@ def renewal(ask: Ask) -> Flow:
     return GRANTS[ask.account.grant](ask)
 
 
-def _refreshed_or_asked_again(ask: Ask, held: TokenSet) -> Flow:
+def can_renew(account: Account, held: TokenSet) -> bool:
+    """Whether there is anything to renew with, without a person."""
+    if not traits_of(account).person:
+        return True
+    if account.provider.refresh_with == ACCESS_TOKEN:
+        return bool(held.access_token)
+    return held.refresh_token is not None
+
+
+def _refreshed_or_asked_again(ask: Ask, held: TokenSet) -> Flow[Answer]:
     """Where the provider's profile lets machines refresh: a refresh token that is refused ends nothing."""
     answer = yield from GRANTS["refresh_token"](ask)
     if isinstance(answer, Granted):
@@ -123,27 +129,34 @@ def _refreshed_or_asked_again(ask: Ask, held: TokenSet) -> Flow:
 
 
 @grant("refresh_token")
-def refresh_token(ask: Ask) -> Flow:
+def refresh_token(ask: Ask) -> Flow[Answer]:
     """RFC 6749 section 6."""
-    if ask.held is None or ask.held.refresh_token is None:
+    held = ask.held
+    if held is None or not can_renew(ask.account, held):
         raise ValueError("a refresh needs a refresh token")
     provider = ask.account.provider
-    scope = ask.held.scope_asked
-    params = {"grant_type": "refresh_token", "refresh_token": ask.held.refresh_token}
-    if provider.refresh_scope and scope:
-        params["scope"] = scope
+    if provider.refresh_with == ACCESS_TOKEN:
+        if held.expires_at is not None and held.expires_at <= ask.now:
+            return Failure(Event.REFUSED, Reason.NO_REFRESH_TOKEN, "only a living access token renews itself")
+        spent = {"access_token": held.access_token}
+    else:
+        spent = {"refresh_token": held.refresh_token or ""}
+    params = {"grant_type": "refresh_token", **spent}
+    if provider.refresh_scope and held.scope_asked:
+        params["scope"] = held.scope_asked
     params |= provider.refresh_params
+    key = yield from proof_key(ask.account, held)
     reply = yield from asked(
-        ask.account,
+        for_refresh(ask.account),
         params,
         url=provider.refresh_url or provider.token_url,
         now=ask.now,
-        dpop_key=ask.held.dpop_key,
+        dpop_key=key,
     )
-    return read_answer(reply, provider=provider, asked_at=ask.now, scope_asked=scope)
+    return read_answer(reply, provider=provider, asked_at=ask.now, scope_asked=held.scope_asked, dpop_key=key)
 
 
-def _asked_again(ask: Ask, grant_type: str) -> Flow:
+def _asked_again(ask: Ask, grant_type: str, *, own_assertion: bool = False) -> Flow[Answer]:
     """
     A token request that needs nothing but what the config says, so that it is made anew whenever a token is needed.
 
@@ -162,41 +175,48 @@ def _asked_again(ask: Ask, grant_type: str) -> Flow:
             )
         params[name] = value
         shown.append(value)
-    reply = yield from asked(account, params, url=account.provider.token_url, now=ask.now)
-    answer = read_answer(reply, provider=account.provider, asked_at=ask.now, scope_asked=account.scope)
+    if own_assertion:
+        signed = yield grant_assertion(account, now=ask.now)
+        params["assertion"] = signed.body.decode()
+        shown.append(params["assertion"])
+    provider = account.provider
+    key = yield from proof_key(account, ask.held)
+    reply = yield from asked(account, params, url=provider.token_url, now=ask.now, dpop_key=key)
+    answer = read_answer(reply, provider=provider, asked_at=ask.now, scope_asked=account.scope, dpop_key=key)
     if isinstance(answer, Failure):
         return replace(answer, text=without(answer.text, shown), rotated=None)
-    if account.provider.machine_refresh:
+    if provider.machine_refresh:
         return answer
     return Granted(replace(answer.tokens, refresh_token=None, refresh_expires_at=None))
 
 
 @grant("client_credentials", Traits(person=False))
-def client_credentials(ask: Ask) -> Flow:
+def client_credentials(ask: Ask) -> Flow[Answer]:
     """RFC 6749 section 4.4."""
     return _asked_again(ask, "client_credentials")
 
 
 @grant("password", Traits(person=False))
-def password(ask: Ask) -> Flow:
+def password(ask: Ask) -> Flow[Answer]:
     """RFC 6749 section 4.3, which RFC 9700 section 2.4 forbids: only where the account says ``allow_password``."""
     return _asked_again(ask, "password")
 
 
 @grant("token_exchange", Traits(person=False))
-def token_exchange(ask: Ask) -> Flow:
+def token_exchange(ask: Ask) -> Flow[Answer]:
     """RFC 8693; the subject token is read anew each time, since it lives no longer than ours."""
     return _asked_again(ask, "urn:ietf:params:oauth:grant-type:token-exchange")
 
 
 @grant("jwt_bearer", Traits(person=False))
-def jwt_bearer(ask: Ask) -> Flow:
-    """RFC 7523 section 2.1, with an assertion that somebody else signs and that is read anew each time."""
-    return _asked_again(ask, "urn:ietf:params:oauth:grant-type:jwt-bearer")
+def jwt_bearer(ask: Ask) -> Flow[Answer]:
+    """RFC 7523 section 2.1: we sign the assertion where the account has a key, else somebody else does, and we read it."""
+    own = bool(ask.account.registration.private_key) and "assertion" not in ask.account.presented
+    return _asked_again(ask, "urn:ietf:params:oauth:grant-type:jwt-bearer", own_assertion=own)
 
 
 @grant("static", Traits(person=False, endpoint=False))
-def static(ask: Ask) -> Flow:
+def static(ask: Ask) -> Flow[Answer]:
     """A token from the config. Refused once, only the operator has another."""
     yield from ()
     token = ask.account.token
@@ -210,18 +230,18 @@ def static(ask: Ask) -> Flow:
 
 
 @grant("file", Traits(person=False, endpoint=False, watched=True))
-def file(ask: Ask) -> Flow:
+def file(ask: Ask) -> Flow[Answer]:
     """A token in a file that another program keeps fresh."""
     return _found(ask)
 
 
 @grant("command", Traits(person=False, endpoint=False))
-def command(ask: Ask) -> Flow:
+def command(ask: Ask) -> Flow[Answer]:
     """A token that a command prints."""
     return _found(ask)
 
 
-def _found(ask: Ask) -> Flow:
+def _found(ask: Ask) -> Flow[Answer]:
     """Whoever makes the token may be late, so each failure is one for now."""
     reply = yield OriginRequest(ask.account.token_from)
     tokens = read_token(reply.body.decode(), provider=ask.account.provider, now=ask.now)
@@ -241,94 +261,3 @@ def _found(ask: Ask) -> Flow:
 
 def _same_again(ask: Ask, token: str) -> bool:
     return ask.refused and ask.held is not None and ask.held.access_token == token
-
-
-def validate_request(account: Account, tokens: TokenSet) -> TokenRequest:
-    """The call that tells whether an access token lives (Deskera: GET with ``x-access-token``)."""
-    provider = account.provider
-    if provider.validate is None:
-        raise ValueError(f"{provider.name} has no validate call")
-    value = provider.inject.value.replace("{access_token}", tokens.access_token)
-    headers = {provider.inject.header: value, "Accept": "application/json", "User-Agent": USER_AGENT}
-    return TokenRequest(provider.validate.method, provider.validate.url, headers, None)
-
-
-USER_AGENT: Final = f"tokenproxy/{__version__}"
-
-
-def asked(
-    account: Account,
-    params: Mapping[str, str],
-    *,
-    url: str,
-    now: datetime,  # noqa: ARG001 - what is signed carries it
-    dpop_key: str | None = None,  # noqa: ARG001 - likewise
-) -> Generator[Step, Reply, Reply]:
-    """One call of the token endpoint's kind, with our client authentication; the answer as it came."""
-    return (yield token_request(account, params, url=url))
-
-
-def token_request(account: Account, params: Mapping[str, str], *, url: str) -> TokenRequest:
-    """
-    Put a grant's parameters where the provider wants them, with our client authentication.
-
-    Empty parameters are left out and none is sent twice (RFC 6749 section 3.2); a query that the URL already has
-    stays (section 3.2 again; Dropbox Sign's refresh URL is the token URL with ``?refresh``).
-    """
-    provider = account.provider
-    merged = {**params, **provider.token_params}
-    query: dict[str, str] = {}
-    headers = {"Accept": "application/json", "User-Agent": USER_AGENT, **provider.token_headers}
-    _authenticate(account, merged, query, headers)
-    named, query = _named(provider, merged), _named(provider, query)
-    body: bytes | None = None
-    if provider.token_method == "GET" or provider.token_body is TokenBody.QUERY:  # noqa: S105 - a method
-        query = {**named, **query}
-    elif provider.token_body is TokenBody.JSON:
-        headers["Content-Type"] = "application/json"
-        body = json.dumps(named, separators=(",", ":")).encode()
-    else:
-        headers["Content-Type"] = "application/x-www-form-urlencoded"
-        body = encode(named).encode()
-    if query:
-        url += ("&" if "?" in url else "?") + encode(query)
-    return TokenRequest(provider.token_method, url, headers, body)
-
-
-def _named(provider: Provider, params: Mapping[str, str]) -> dict[str, str]:
-    """Under the provider's own names; what is empty or renamed to nothing is left out."""
-    named = {provider.rename.get(name, name): value for name, value in params.items() if value}
-    named.pop("", None)
-    return named
-
-
-def encode(params: Mapping[str, str]) -> str:
-    """Form-encode with ``%20`` for a space: right in bodies and in URLs alike (Askara's guide, X)."""
-    return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in params.items())
-
-
-def _authenticate(
-    account: Account, params: dict[str, str], query: dict[str, str], headers: dict[str, str]
-) -> None:
-    """Exactly one client authentication method per request (RFC 6749 section 2.3)."""
-    registration, method = account.registration, account.provider.client_auth
-    if method is ClientAuth.BASIC:  # form-encoded before base64, RFC 6749 section 2.3.1
-        headers["Authorization"] = _basic(
-            quote_plus(registration.client_id), quote_plus(registration.client_secret)
-        )
-    elif method is ClientAuth.BASIC_RAW:
-        headers["Authorization"] = _basic(registration.client_id, registration.client_secret)
-    elif method is ClientAuth.POST:
-        params["client_id"] = registration.client_id
-        params["client_secret"] = registration.client_secret
-    elif method is ClientAuth.QUERY:
-        query["client_id"] = registration.client_id
-        query["client_secret"] = registration.client_secret
-    elif method is ClientAuth.NONE:
-        params["client_id"] = registration.client_id  # RFC 6749 section 3.2.1
-    else:
-        raise ValueError(f"client_auth {method.value} is not in this version")
-
-
-def _basic(user: str, password: str) -> str:
-    return "Basic " + b64encode(f"{user}:{password}".encode()).decode("ascii")

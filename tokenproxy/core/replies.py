@@ -94,14 +94,33 @@ _STATUSES: Final[Mapping[int, tuple[Event, Reason]]] = {
 
 _NO_TOKENS: Final = frozenset({"null", "true", "false"})
 """``null`` is what jq prints for a field that is not there."""
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._~-]{1,256}")
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9-]+\.)+(?:[A-Za-z][A-Za-z0-9-]*|[0-9]{1,3})\.?")
+"""A name with dots that ends in letters, or an IPv4 address; what stands for a host must be listed like one."""
+_ADDRESS: Final = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+)(?::(?P<port>[0-9]{1,5}))?(?P<path>(?:/[A-Za-z0-9._~-]+)*)/?",
+    re.IGNORECASE,
+)
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost"})
 _UNUSABLE_TYPES: Final = frozenset({"mac", "dpop", "pop", "n_a"})
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _REFRESH_TOKEN: Final = re.compile(r"[\x20-\x7e]+")
 _JWT: Final = re.compile(r"[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]*")
 
 
-def read_answer(reply: Reply, *, provider: Provider, asked_at: datetime, scope_asked: str | None) -> Answer:
-    """What a token endpoint's answer means; ``asked_at`` is UTC from before the request was sent."""
+def read_answer(
+    reply: Reply,
+    *,
+    provider: Provider,
+    asked_at: datetime,
+    scope_asked: str | None,
+    dpop_key: str | None = None,
+) -> Answer:
+    """
+    What a token endpoint's answer means; ``asked_at`` is UTC from before the request was sent.
+
+    ``dpop_key`` is what the request was proven with and the tokens are bound to.
+    """
     if 300 <= reply.status < 400:  # never followed: the next place is not the one that we trust
         return Failure(
             Event.REGISTRATION_REFUSED, Reason.REQUEST_REFUSED, "a redirect, which is never followed"
@@ -113,7 +132,13 @@ def read_answer(reply: Reply, *, provider: Provider, asked_at: datetime, scope_a
     if failure is not None:
         return failure
     return _read_tokens(
-        reply, data, provider.answer, provider=provider, asked_at=asked_at, scope_asked=scope_asked
+        reply,
+        data,
+        provider.answer,
+        provider=provider,
+        asked_at=asked_at,
+        scope_asked=scope_asked,
+        dpop_key=dpop_key,
     )
 
 
@@ -216,6 +241,7 @@ def _read_tokens(
     provider: Provider,
     asked_at: datetime,
     scope_asked: str | None,
+    dpop_key: str | None,
 ) -> Answer:
     refresh = _first_of(keepable, data, fields.refresh_token)
     access = _first_of(usable, data, fields.access_token)
@@ -229,13 +255,15 @@ def _read_tokens(
             Event.PROVIDER_DOWN, Reason.BAD_ANSWER, f"status {reply.status} with {what}", rotated=refresh
         )
     token_type = first(data, fields.token_type)
-    if isinstance(token_type, str) and token_type.lower() in _UNUSABLE_TYPES:  # RFC 6749 section 7.1
-        return Failure(
-            Event.REGISTRATION_REFUSED,
-            Reason.REQUEST_REFUSED,
-            f"a token of type {_line(token_type, 20)}, which is not in this version",
-            rotated=refresh,
-        )
+    unfit = _unfit(token_type, provider)
+    captured: Mapping[str, str] = {}
+    if not unfit:
+        try:
+            captured = captured_from(data, provider)
+        except ValueError as wrong:
+            unfit = str(wrong)
+    if unfit:
+        return Failure(Event.REGISTRATION_REFUSED, Reason.REQUEST_REFUSED, unfit, rotated=refresh)
     return Granted(
         TokenSet(
             access_token=access,
@@ -246,8 +274,91 @@ def _read_tokens(
             issued_at=asked_at,
             expires_at=expiry(data, fields, access, asked_at=asked_at, default=provider.lifetime),
             refresh_expires_at=_refresh_expiry(data, fields, refresh, asked_at=asked_at),
+            identity=identity_of(data, fields, access),
+            captured=captured,
+            dpop_key=dpop_key,
         )
     )
+
+
+def _unfit(token_type: Any, provider: Provider) -> str:
+    """Why a token of this type is not used (RFC 6749 section 7.1); "" where it is."""
+    named = _line(token_type, 20) if isinstance(token_type, str) and token_type else ""
+    if (
+        provider.dpop and named.lower() != "dpop"
+    ):  # RFC 9449 section 5: whoever steals a Bearer token may use it
+        return f"a token of type {named or 'nothing'} where one that is bound to our key was wanted (DPoP)"
+    if not provider.dpop and named.lower() in _UNUSABLE_TYPES:
+        return f"a token of type {named}, which is not used without its proof"
+    return ""
+
+
+def identity_of(data: Mapping[str, Any], fields: AnswerFields, access_token: str) -> str | None:
+    """
+    Whom the tokens speak for: an id token's ``sub``, else a JWT access token's, else where the profile says.
+
+    None of it is verified: it came from the token endpoint over TLS (OpenID Connect Core section 3.1.3.7), and it
+    tells logins apart, nothing more.
+    """
+    id_token = _first_of(usable, data, fields.id_token)
+    for found in (
+        jwt_claims(id_token).get("sub") if id_token else None,
+        jwt_claims(access_token).get("sub"),
+        first(data, fields.identity),
+    ):
+        if isinstance(found, str | int) and not isinstance(found, bool) and found != "":
+            return _line(str(found), 256)
+    return None
+
+
+def captured_from(data: Mapping[str, Any], provider: Provider) -> Mapping[str, str]:
+    """
+    The template variables in a token answer; one that is not there is left out.
+
+    Raises ``ValueError`` with a sentence for a value that would send tokens elsewhere.
+    """
+    found = {}
+    for name, paths in provider.captured.items():
+        value = first(data, paths)
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            found[name] = captured_value(name, str(value), provider.captured_hosts)
+    return found
+
+
+def captured_value(name: str, value: str, hosts: Iterable[str]) -> str:
+    """
+    A value that an answer or a callback brought, fit to stand in an upstream's address; a slash at its end is cut off.
+
+    An address must be https, and it or a bare host must be one of ``hosts`` (``*.salesforce.com`` for every name below):
+    who can choose it would be sent the tokens (oauth.md 4.5). Raises ``ValueError`` with a sentence.
+    """
+    value = value.strip()
+    if "://" not in value:
+        if not _PLAIN.fullmatch(value):
+            raise ValueError(f"{name} in the answer is no plain word")
+        if _HOST.fullmatch(value) and not _listed(value.lower(), hosts):
+            raise ValueError(
+                f"{name} in the answer is {_line(value, 100)}, which captured_hosts does not list"
+            )
+        return value
+    address = _ADDRESS.fullmatch(value)
+    if address is None or ".." in address["path"].split("/"):
+        raise ValueError(f"{name} in the answer is no plain https address")
+    scheme, host, port = address["scheme"].lower(), address["host"].lower(), address["port"]
+    plain = scheme == "http" or port not in {None, "443"}
+    if plain and host not in _LOOPBACK:
+        raise ValueError(f"{name} in the answer is no plain https address")
+    if not _listed(host, hosts):
+        raise ValueError(f"{name} in the answer is at {_line(host, 100)}, which captured_hosts does not list")
+    return value.rstrip("/")
+
+
+def _listed(host: str, hosts: Iterable[str]) -> bool:
+    for listed in hosts:
+        name = listed.lower()
+        if host == name or (name.startswith("*.") and host.endswith(name[1:])):
+            return True
+    return False
 
 
 def first(data: Mapping[str, Any], paths: Iterable[str]) -> Any:

@@ -12,20 +12,23 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any, ClassVar, Final, TypeVar
 
 import aiohttp
 from yarl import URL
 
-from tokenproxy.core.account import Reason
-from tokenproxy.core.grants import Flow, Step, TokenRequest, validate_request
+from tokenproxy.core.account import Event, Reason
 from tokenproxy.core.interfaces import TokenOrigins
-from tokenproxy.core.provider import Account
-from tokenproxy.core.replies import LARGEST_ANSWER, Answer, Reply
+from tokenproxy.core.provider import Account, origin_of
+from tokenproxy.core.replies import LARGEST_ANSWER, Reply
 from tokenproxy.core.settings import TLSFiles
+from tokenproxy.core.steps import Flow, KeyRequest, SignRequest, Step, TokenRequest
 from tokenproxy.core.tokens import TokenSet
+from tokenproxy.core.validation import liveness
 from tokenproxy.errors import TokenproxyError
+from tokenproxy.oauth import signer
 
 T = TypeVar("T")
 
@@ -33,12 +36,11 @@ CONNECT_TIMEOUT: Final = 5.0
 TOTAL_TIMEOUT: Final = 15.0
 """Seconds for one call; half of the lease, so that a holder never sends when its lease is nearly over."""
 
-_DEAD: Final = frozenset({400, 401, 403, 404})
-
 
 class NotSentError(Exception):
     """Nothing of the request left this machine; its text is a phrase without addresses or secrets."""
 
+    event: ClassVar[Event] = Event.PROVIDER_DOWN
     reason: ClassVar[Reason] = Reason.PROVIDER_DOWN
 
 
@@ -46,6 +48,13 @@ class OriginFailedError(NotSentError):
     """The file, command or variable that something is read from gives nothing."""
 
     reason = Reason.SOURCE_FAILED
+
+
+class NotSignedError(NotSentError):
+    """The account's key signs nothing: only the operator has another."""
+
+    event = Event.REGISTRATION_REFUSED
+    reason = Reason.CLIENT_REFUSED
 
 
 class AnswerLostError(Exception):
@@ -74,24 +83,39 @@ class Endpoint:
         # Threads of its own: a file on a dead share must not take those that resolve the providers' names.
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="origins")
         self._sessions: dict[TLSFiles, aiohttp.ClientSession] = {}
+        self._nonces: dict[str, str] = {}
+        """Origin -> the newest nonce that it handed out (RFC 9449 section 8.2)."""
 
-    async def run(self, flow: Flow, account: Account) -> Answer:
-        """Perform a grant. Raises ``NotSentError`` or ``AnswerLostError``."""
+    async def run(self, flow: Flow[T], account: Account) -> T:
+        """Perform a flow; gives what it comes to. Raises ``NotSentError`` or ``AnswerLostError``."""
         try:
             step = next(flow)
             while True:
                 step = flow.send(await self._perform(step, account.provider.tls))
         except StopIteration as finished:
-            answer: Answer = finished.value
-            return answer
+            result: T = finished.value
+            return result
 
     async def _perform(self, step: Step, tls: TLSFiles) -> Reply:
         if isinstance(step, TokenRequest):
             return await self.send(step, tls)
+        if isinstance(step, SignRequest):
+            return Reply(200, {}, self._sign(step).encode())
+        if isinstance(step, KeyRequest):
+            return Reply(200, {}, signer.new_key().encode())
+        return await self._read_origin(step.origin)
+
+    def _sign(self, step: SignRequest) -> str:
+        try:
+            return signer.signed(step, nonce=self._nonces.get(step.nonce_of, ""))
+        except signer.KeyUnusableError as error:
+            raise NotSignedError(str(error)) from None
+
+    async def _read_origin(self, origin: str) -> Reply:
         if self._origins is None:
             raise OriginFailedError("nothing can be read here")
         try:
-            text = await self._in_thread(self._origins.read, step.origin)
+            text = await self._in_thread(self._origins.read, origin)
             return Reply(200, {}, text.encode())
         except TimeoutError:
             raise OriginFailedError("reading took too long") from None
@@ -122,18 +146,12 @@ class Endpoint:
             self._stuck[origin] = work
             raise
 
-    async def is_live(self, account: Account, tokens: TokenSet) -> bool | None:
+    async def is_live(self, account: Account, tokens: TokenSet, *, now: datetime) -> bool | None:
         """Ask the provider's validate call; None where it says nothing (unreachable, 5xx, a limit)."""
-        validate = account.provider.validate
-        if validate is None:
-            return None
         try:
-            reply = await self.send(validate_request(account, tokens), account.provider.tls)
+            return await self.run(liveness(account, tokens, now=now), account)
         except (NotSentError, AnswerLostError):
             return None
-        if reply.status in validate.ok:
-            return True
-        return False if reply.status in _DEAD else None
 
     async def send(self, request: TokenRequest, tls: TLSFiles) -> Reply:
         """One request, one answer. Raises ``NotSentError`` or ``AnswerLostError``, which quote no address."""
@@ -153,6 +171,8 @@ class Endpoint:
             ) as response:
                 body = await _read(response)
                 headers = {name.lower(): value for name, value in response.headers.items()}
+                if nonce := headers.get("dpop-nonce"):
+                    self._nonces[origin_of(request.url)] = nonce
                 return Reply(response.status, headers, body)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # Their texts contain the URL, and with Deskera the URL contains the refresh token: "from None".

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tokenproxy.core.account import Reason, Standing, State
-from tokenproxy.core.grants import traits_of
+from tokenproxy.core.grants import can_renew, traits_of
 from tokenproxy.core.interfaces import Claim, Clock, KeepAnswer, Record
 from tokenproxy.core.provider import Account, table_of
 from tokenproxy.core.schedule import due_at, margin, next_hold
@@ -131,7 +131,7 @@ class Entry:
     @property
     def renewable(self) -> bool:
         """Whether there is anything to renew with."""
-        return self.tokens.refresh_token is not None or not traits_of(self.account).person
+        return can_renew(self.account, self.tokens)
 
     @property
     def sendable(self) -> bool:

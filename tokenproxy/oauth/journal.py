@@ -139,7 +139,7 @@ class Journal:
 
     async def _is_live(self, entry: Entry) -> bool | None:
         """Ask the provider about the token; "live" is believed for a moment, "dead" ends every hold."""
-        live = await self._endpoint.is_live(entry.account, entry.tokens)
+        live = await self._endpoint.is_live(entry.account, entry.tokens, now=self._clock.now())
         if live:
             entry.live_generation = entry.tokens.generation
             entry.live_until = self._clock.monotonic() + LIVE_FOR
@@ -171,7 +171,7 @@ class Journal:
             try:
                 return attempt, await self._endpoint.run(flow, entry.account)
             except NotSentError as error:
-                kind = Event.ANSWER_LOST if doubt or attempt > 1 else Event.PROVIDER_DOWN
+                kind = Event.ANSWER_LOST if doubt or attempt > 1 else error.event
                 reason = Reason.ANSWER_LOST if doubt or attempt > 1 else error.reason
                 return attempt, Failure(kind, reason, str(error))
             except AnswerLostError as error:
