@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
+from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,11 +14,19 @@ from tests.config.reading import GOOD, mistakes, read
 from tokenproxy.config import presets
 from tokenproxy.config.models import ProviderTable
 from tokenproxy.core.provider import (
+    PKCE,
     AnswerFields,
+    AssertionForm,
+    Callback,
+    CallbackMode,
+    CallbackPath,
+    Ceiling,
     ClientAuth,
     ErrorCodes,
     Inject,
     Provider,
+    Revoke,
+    Signal,
     TokenBody,
     Validate,
 )
@@ -26,6 +36,7 @@ DESKERA = Provider(
     docs="https://deskera.github.io/Developer-Documentation/docs/books/oauthv2",
     authorize_url="https://oauth-staging.deskera.xyz/",
     token_url="https://api-staging.deskera.xyz/v2/oauth/token",
+    pkce=PKCE.NONE,
     client_auth=ClientAuth.BASIC_RAW,
     token_method="POST",
     token_body=TokenBody.QUERY,
@@ -43,6 +54,7 @@ PERSCOM = Provider(
     docs="https://docs.perscom.io/",
     authorize_url="https://{dashboard}/oauth/authorize",
     token_url="https://{dashboard}/oauth/token",
+    pkce=PKCE.NONE,
     client_auth=ClientAuth.POST,
     token_body=TokenBody.FORM,
     refresh_scope=True,
@@ -52,6 +64,7 @@ ASKARA = Provider(
     name="askara",
     authorize_url="https://app.askara.loc/authorize",
     token_url="https://api.askara.ai/oauth2/token",
+    pkce=PKCE.NONE,
     client_auth=ClientAuth.POST,
     token_body=TokenBody.JSON,
     scopes=("profile", "organization"),
@@ -102,6 +115,121 @@ redirect_uri = ""
         },
         answer=AnswerFields(access_token=("token",)),
     )
+
+
+def test_everything_that_a_provider_can_say(tmp_path: Path) -> None:
+    """Each key of a login, a refresh, an upstream and a revocation lands in its field."""
+    config = read(
+        GOOD.replace('"deskera"', '"acme"\nvars = { region = "eu" }')
+        + """
+[providers.acme]
+title = "Acme"
+notes = ["Odd."]
+unverified = ["grace"]
+rotation = "always"
+api = "https://{region}.acme.example"
+issuer = "https://login.{region}.acme.example"
+authorize_url = "https://login.acme.example/#/oauth/authorize"
+authorize_params = { nonce = "{nonce}", region = "{region}" }
+pkce = "plain"
+par_url = "https://login.acme.example/par"
+device_url = "https://login.acme.example/device"
+refresh_url = "{instance_url}/refresh"
+refresh_with = "access_token"
+refresh_method = "GET"
+refresh_rename = { refresh_token = "access_token" }
+exchange_params = { access_type = "offline" }
+dpop = true
+assertion = { alg = "ES256", audience = "api", lifetime = "5 min" }
+refresh_idle = "30 d"
+limits = { concurrent = 2, per_second = 0.5 }
+captured = { instance_url = "instance_url", team = ["team.id", "team_id"] }
+captured_hosts = ["*.{region}.acme.example"]
+inject = { query = "token", headers = { Client-Id = "{client_id}", X-Team = "{team}", X-Region = "{region}" } }
+validate = { url = "https://login.acme.example/introspect", method = "POST", introspect = true }
+revoke = { url = "https://login.acme.example/revoke/{token}", method = "DELETE", body = "none", token = "access_token", auth = "bearer" }
+dead_when = [{ status = 200, json = { ok = false, code = 190 } }]
+dead_unless = [{ header = { WWW-Authenticate = "insufficient" }, body = "scope" }]
+callback = { mode = "fragment", path = "random", token = "#code=(?<token>.+)", iss = true, captured = { realm = "realmId" } }
+answer.identity = "user.id"
+""",
+        tmp_path,
+    )
+
+    account = config.accounts["books"]
+    provider = account.provider
+    assert provider == replace(
+        Provider(name="acme", token_url=""),
+        title="Acme",
+        notes=("Odd.",),
+        unverified=("grace",),
+        rotation="always",
+        api="https://eu.acme.example",
+        issuer="https://login.eu.acme.example",
+        authorize_url="https://login.acme.example/#/oauth/authorize",
+        authorize_params={"nonce": "{nonce}", "region": "eu"},
+        pkce=PKCE.PLAIN,
+        par_url="https://login.acme.example/par",
+        device_url="https://login.acme.example/device",
+        refresh_url="{instance_url}/refresh",
+        refresh_with="access_token",
+        refresh_method="GET",
+        refresh_rename={"refresh_token": "access_token"},
+        exchange_params={"access_type": "offline"},
+        dpop=True,
+        assertion=AssertionForm(alg="ES256", audience="api", lifetime=timedelta(minutes=5)),
+        refresh_idle=timedelta(days=30),
+        limits=Ceiling(concurrent=2, per_second=0.5),
+        captured={"instance_url": ("instance_url",), "team": ("team.id", "team_id")},
+        captured_hosts=("*.eu.acme.example",),
+        inject=Inject(
+            header="",
+            query="token",
+            headers={"Client-Id": "{client_id}", "X-Team": "{team}", "X-Region": "eu"},
+        ),
+        validate=Validate(url="https://login.acme.example/introspect", method="POST", introspect=True),
+        revoke=Revoke(
+            url="https://login.acme.example/revoke/{token}",
+            method="DELETE",
+            body="none",
+            token="access_token",
+            auth="bearer",
+        ),
+        dead_when=(Signal(status=(200,), json={"ok": "false", "code": "190"}),),
+        dead_unless=(Signal(header={"www-authenticate": "insufficient"}, body="scope"),),
+        callback=Callback(
+            mode=CallbackMode.FRAGMENT,
+            path=CallbackPath.RANDOM,
+            token="#code=(?<token>.+)",
+            iss=True,
+            captured={"realm": "realmId"},
+        ),
+        answer=AnswerFields(identity=("user.id",)),
+    )
+    assert dict(account.vars) == {"region": "eu"}
+    assert account.bound_to == "https://login.eu.acme.example:443 cl_pub_1234"
+
+
+def test_a_metadata_document_stands_for_addresses(tmp_path: Path) -> None:
+    """An issuer is enough; what the tokens are bound to is then the issuer."""
+    config = read(
+        GOOD.replace('"deskera"', '"acme"') + '[providers.acme]\nissuer = "https://idp.example/t1"\n',
+        tmp_path,
+    )
+
+    assert config.accounts["books"].bound_to == "https://idp.example:443 cl_pub_1234"
+
+
+def test_an_app_that_makes_its_own_exchange_needs_no_client(tmp_path: Path) -> None:
+    """Deskpro's guide: the key and the secret are settings, and the token endpoint is the app's business."""
+    config = read(
+        '[accounts.desk]\nprovider = "acme"\ncapture = "oauth2/mytoken"\n'
+        '[providers.acme]\nauthorize_url = "https://acme.example/authorize"\n'
+        '[routes.desk]\nupstream = "https://acme.example"\naccount = "desk"\n',
+        tmp_path,
+    )
+
+    assert config.accounts["desk"].capture == "oauth2/mytoken"
 
 
 def test_production_differs_from_staging_only_in_its_hosts_and_scope() -> None:

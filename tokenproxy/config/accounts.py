@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -15,7 +16,9 @@ from tokenproxy.config.words import Report, did_you_mean, either, quoted, shown
 from tokenproxy.core.grants import TRAITS, Traits
 from tokenproxy.core.provider import (
     AUTHORIZATION_CODE,
+    DEVICE_CODE,
     EMPTY,
+    IMPLICIT,
     Account,
     ClientAuth,
     Provider,
@@ -51,15 +54,21 @@ KEYS: Final[Mapping[str, Own]] = {
         },
         optional=("audience", "resource", "actor_token", "actor_token_type", "requested_token_type"),
     ),
-    "jwt_bearer": Own(
-        needed={"assertion": "is missing: where the signed assertion lies"}, optional=("audience", "resource")
+    "jwt_bearer": Own(optional=("assertion", "claims", "audience", "resource")),
+    "implicit": Own(
+        needed={
+            "allow_implicit": "must be true: this grant sends the token itself through the browser, and most providers "
+            "have given it up (RFC 9700 section 2.1.2)",
+        },
+        optional=("capture",),
     ),
+    "authorization_code": Own(optional=("capture",)),
     "static": Own(needed={"token": "is missing: where the token lies"}),
     "file": Own(needed={"token": 'is missing: the file, as "file:/run/app/token"'}),
     "command": Own(needed={"token": 'is missing: the command, as "cmd:print-token --for app"'}),
 }
 """Grant -> its own keys; a grant that is not here has none."""
-_REGISTRATION: Final = {"client_id", "client_secret", "scopes"}
+_REGISTRATION: Final = {"client_id", "client_secret", "scopes", "private_key", "key_id"}
 _PARAMS: Final = (
     "username",
     "audience",
@@ -70,6 +79,7 @@ _PARAMS: Final = (
 )
 _PRESENTED: Final = ("subject_token", "actor_token", "assertion")
 """Read anew for every request, so that they may be short-lived."""
+_STATE_PATH: Final = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*")
 _TOKEN_WORDS: Final[Mapping[str, str]] = {"file": "file:", "command": "cmd:"}
 
 
@@ -127,6 +137,7 @@ class Offers:
         if (
             needed
             and not table.token_url
+            and not table.issuer
             and report.sound(*keys, "token_url")
             and report.sound(*keys, "extends")
         ):
@@ -143,7 +154,7 @@ def _only_injecting(raw: Mapping[str, Any]) -> set[str]:
     for table in tables.values() if isinstance(tables, dict) else ():
         if isinstance(table, dict) and isinstance(name := table.get("provider"), str):
             traits = TRAITS.get(str(table.get("grant", AUTHORIZATION_CODE)), Traits())
-            asked[name] = asked.get(name, False) or traits.endpoint
+            asked[name] = asked.get(name, False) or (traits.endpoint and not table.get("capture"))
     return {name for name, needed in asked.items() if not needed}
 
 
@@ -165,7 +176,8 @@ def _account(name: str, raw: Any, offers: Offers, reading: Reading) -> Account |
     if table is None:
         return None
     traits = TRAITS[table.grant]
-    if traits.endpoint and not table.client_id and report.sound(*keys, "client_id"):
+    registered = (traits.endpoint or traits.person) and not table.capture
+    if registered and not table.client_id and report.sound(*keys, "client_id"):
         report.problem((*keys, "client_id"), "is missing: what the provider calls this client")
     secret = reading.secret(table.client_secret, (*keys, "client_secret")) if table.client_secret else ""
     if secret != secret.strip():
@@ -177,14 +189,25 @@ def _account(name: str, raw: Any, offers: Offers, reading: Reading) -> Account |
     provider = _provider(table, keys, offers, reading)
     if provider is None:
         return None
-    if traits.endpoint:
+    private_key = reading.secret(table.private_key, (*keys, "private_key")) if table.private_key else ""
+    if traits.endpoint and not table.capture:
         _check_secret(provider, table, keys, reading)
+    if traits.person:
+        _check_login(provider, table, keys, report)
     return Account(
         name=name,
         provider=provider,
-        registration=Registration(client_id=table.client_id or "", client_secret=secret),
+        registration=Registration(
+            client_id=table.client_id or "",
+            client_secret=secret,
+            private_key=private_key,
+            key_id=table.key_id,
+        ),
         grant=table.grant,
         scopes=tuple(table.scopes or ()),
+        claims=MappingProxyType(table.claims),
+        capture=table.capture,
+        vars=MappingProxyType(table.vars),
         **means,
     )
 
@@ -198,7 +221,8 @@ def _check_keys(table: AccountTable, raw: Any, keys: Keys, report: Report) -> No
         if not getattr(table, name) and report.sound(*keys, name):
             report.problem((*keys, name), sentence)
     some = {name for each in KEYS.values() for name in (*each.needed, *each.optional)} | _REGISTRATION
-    taken = {*own.needed, *own.optional} | (_REGISTRATION if TRAITS[table.grant].endpoint else set())
+    traits = TRAITS[table.grant]
+    taken = {*own.needed, *own.optional} | (_REGISTRATION if traits.endpoint or traits.person else set())
     for name in sorted((some - taken) & raw.keys()):
         if report.sound(*keys, name):
             takers = [f'"{grant}"' for grant, each in KEYS.items() if name in {*each.needed, *each.optional}]
@@ -208,6 +232,22 @@ def _check_keys(table: AccountTable, raw: Any, keys: Keys, report: Report) -> No
                 else "is for grants that ask a token endpoint"
             )
             report.problem((*keys, name), f"is not used by grant = {quoted(table.grant)}; it {whose}")
+    _check_means(table, keys, report)
+
+
+def _check_means(table: AccountTable, keys: Keys, report: Report) -> None:
+    """Keys that need or exclude one another."""
+    if table.grant == "jwt_bearer" and not (table.assertion or table.private_key):
+        report.problem(
+            (*keys, "assertion"),
+            "is missing: where the signed assertion lies; or private_key, with which we sign one ourselves",
+        )
+    if table.assertion and table.claims and report.sound(*keys, "claims"):
+        report.problem((*keys, "claims"), "has no effect: assertion is signed by somebody else")
+    if table.capture and not _STATE_PATH.fullmatch(table.capture):
+        report.problem(
+            (*keys, "capture"), f'must be a path such as "oauth2/token", got {shown(table.capture)}'
+        )
     for name, other in (("actor_token_type", "actor_token"), ("actor_token", "actor_token_type")):
         if getattr(table, name) and not getattr(table, other):  # RFC 8693 section 2.1: both or neither
             report.problem((*keys, name), f"needs {other} beside it")
@@ -257,7 +297,8 @@ def _provider(table: AccountTable, keys: Keys, offers: Offers, reading: Reading)
     report = reading.report
     if not report.sound(*at):
         return None
-    if not table.provider and not TRAITS[table.grant].endpoint:
+    traits = TRAITS[table.grant]
+    if not table.provider and not traits.endpoint and not traits.person:
         return Provider(name="bearer", token_url="", client_auth=ClientAuth.NONE)
     if not table.provider:
         report.problem(
@@ -278,10 +319,32 @@ def _provider(table: AccountTable, keys: Keys, offers: Offers, reading: Reading)
     )
 
 
+def _check_login(provider: Provider, table: AccountTable, keys: Keys, report: Report) -> None:
+    """That a person can log in at all, where the grant leaves no other way."""
+    url = {DEVICE_CODE: "device_url", IMPLICIT: "authorize_url"}.get(table.grant, "")
+    if url and not getattr(provider, url) and not provider.issuer and report.sound(*keys, "grant"):
+        report.problem(
+            (*keys, "grant"),
+            f"needs {url} (or issuer) in [providers.{provider.name}], and {quoted(provider.name)} has none",
+        )
+    if table.capture and not provider.authorize_url and not provider.issuer:
+        report.problem((*keys, "capture"), f"needs authorize_url in [providers.{provider.name}]")
+
+
 def _check_secret(provider: Provider, table: AccountTable, keys: Keys, reading: Reading) -> None:
     at = (*keys, "client_secret")
     needed = provider.client_auth in providers.NEED_SECRET
     auth = quoted(provider.client_auth.value)
+    if provider.client_auth is ClientAuth.PRIVATE_KEY_JWT and not table.private_key:
+        reading.report.problem(
+            (*keys, "private_key"),
+            f"is missing: {quoted(provider.name)} authenticates clients by {auth}; where the key lies, as PEM or JWK",
+        )
+    if provider.client_auth is ClientAuth.MTLS and not provider.tls.cert_file:
+        reading.report.problem(
+            (*keys, "provider"),
+            f"authenticates clients by {auth}: [providers.{provider.name}] needs tls.cert_file",
+        )
     if needed and not table.client_secret and reading.report.sound(*at):
         reading.report.problem(
             at,

@@ -105,7 +105,7 @@ def _is_v6(host: str) -> bool:
     return "%" not in host
 
 
-def url(text: str, *, query: bool = False) -> SplitResult:
+def url(text: str, *, query: bool = False, fragment: bool = False) -> SplitResult:
     """An absolute http or https URL; raises ``ValueError`` with a sentence that does not repeat it."""
     try:
         parts = urlsplit(text)
@@ -116,7 +116,7 @@ def url(text: str, *, query: bool = False) -> SplitResult:
         raise ValueError('must be a URL such as "https://api.example.com"')
     if "@" in parts.netloc:
         raise ValueError("must not hold a user name or password")
-    if "#" in text:
+    if "#" in text and not fragment:
         raise ValueError("must not have a fragment")
     if "?" in text and not query:
         raise ValueError("must not have a query")
@@ -127,7 +127,8 @@ def url(text: str, *, query: bool = False) -> SplitResult:
         or not (_is_v6(host) if "[" in parts.netloc else _HOST.fullmatch(host))
     ):
         raise ValueError("has no valid host; names beyond ASCII are written as xn--...")
-    if not _PATH.fullmatch(parts.path) or not _QUERY.fullmatch(parts.query) or not text.isascii():
+    pieces = (parts.query, parts.fragment)
+    if not _PATH.fullmatch(parts.path) or not all(map(_QUERY.fullmatch, pieces)) or not text.isascii():
         raise ValueError("has characters that a URL must percent-encode")
     if re.search(r"[\x00-\x20\x7f]", text):
         raise ValueError("must not hold spaces or control characters")
@@ -136,12 +137,18 @@ def url(text: str, *, query: bool = False) -> SplitResult:
     return parts
 
 
-def template(text: str) -> SplitResult:
-    """A provider's URL, where ``{name}`` may stand for a host or a piece of the path; raises ``ValueError``."""
+def template(text: str, *, fragment: bool = False) -> SplitResult:
+    """
+    A provider's URL, where ``{name}`` may stand for a host or a piece of the path, and at its very beginning for a
+    whole address (``{instance_url}/id``, captured from a token answer). Raises ``ValueError``.
+
+    ``fragment``: the page lies behind a router that reads what is after the ``#``.
+    """
     for name in PLACEHOLDER.findall(text):
         if not VAR_NAME.fullmatch(name):
             raise ValueError(f"{shown('{' + name + '}')} is no placeholder; a name has letters, digits and _")
-    return url(PLACEHOLDER.sub("placeholder", text), query=True)
+    whole = f"https://{text}" if text.startswith("{") else text
+    return url(PLACEHOLDER.sub("placeholder", whole), query=True, fragment=fragment)
 
 
 def plain_beyond_loopback(parts: SplitResult) -> bool:

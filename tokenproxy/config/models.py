@@ -29,8 +29,19 @@ from tokenproxy.config.secrets import KEY_MUST_BEGIN, MUST_BEGIN, WORDS
 from tokenproxy.config.values import LOOPBACK_ADMIN, LOOPBACK_PROXY
 from tokenproxy.config.words import NOT_YET, Report, did_you_mean, either, nearest, quoted, shown
 from tokenproxy.core import settings
-from tokenproxy.core.grants import TRAITS
-from tokenproxy.core.provider import AUTHORIZATION_CODE, AnswerFields, ClientAuth, Inject, TokenBody
+from tokenproxy.core.provider import (
+    AUTHORIZATION_CODE,
+    PKCE,
+    AnswerFields,
+    AssertionForm,
+    CallbackMode,
+    CallbackPath,
+    Ceiling,
+    ClientAuth,
+    Inject,
+    Revoke,
+    TokenBody,
+)
 
 _DEADLINES: Final = settings.Deadlines()
 _LIMITS: Final = settings.Limits()
@@ -39,6 +50,9 @@ _BUDGET: Final = settings.ReplayBudget()
 _RENEW: Final = settings.RenewPolicy()
 _ANSWER: Final = AnswerFields()
 _INJECT: Final = Inject()
+_REVOKE: Final = Revoke(url="")
+_ASSERTION: Final = AssertionForm()
+_CEILING: Final = Ceiling()
 
 GRANTS: Final = (
     AUTHORIZATION_CODE,
@@ -52,11 +66,21 @@ GRANTS: Final = (
     "command",
     "file",
 )
-_GRANTS_NOW: Final = tuple(grant for grant in GRANTS if grant in TRAITS)
 _AUTHS: Final = tuple(each.value for each in ClientAuth)
-_AUTHS_NOW: Final = tuple(
-    auth for auth in _AUTHS if auth not in {"client_secret_jwt", "private_key_jwt", "mtls"}
+ALGORITHMS: Final = (
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+    "HS256",
 )
+"""RFC 7518 section 3.1 and RFC 8037."""
 
 TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 """A field name or a method (RFC 9110 section 5.6.2)."""
@@ -148,6 +172,56 @@ def _header_value(value: str) -> str:
     return value
 
 
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _header_name_or_empty(value: str) -> str:
+    return _header_name(value) if value else value
+
+
+def _header_value_or_empty(value: str) -> str:
+    return _header_value(value) if value else value
+
+
+def _host_pattern(value: str) -> str:
+    filled = re.sub(r"\{[A-Za-z][A-Za-z0-9_]*\}", "x", value)
+    if not re.fullmatch(r"(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?", filled):
+        raise ValueError(f'must be a host such as "api.example.com" or "*.example.com", got {shown(value)}')
+    return value.lower()
+
+
+def _rate_or_none(value: Any) -> float:
+    if value == 0 and not isinstance(value, bool):
+        return 0.0
+    return _rate(value)
+
+
+def _texts(value: Any) -> Any:
+    """Paths of a table: one, or several tried in order."""
+    return {name: _as_list(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+
+def _named(value: dict[str, Any]) -> dict[str, Any]:
+    for name in value:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+            raise ValueError(f"{shown(name)} is no name; it has letters, digits and _")
+    return value
+
+
+def _signal_json(value: Any) -> Any:
+    """Values as people write them: ``190``, ``false`` and ``"invalid_auth"``."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _json_text(each) for name, each in value.items()}
+
+
+def _json_text(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
 def _headers(value: dict[str, str]) -> dict[str, str]:
     for name, text in value.items():
         _header_name(name)
@@ -177,10 +251,6 @@ def _only_false(value: Any) -> bool:
     return value
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What the reference page calls a type."""
@@ -196,6 +266,14 @@ Words = Annotated[dict[str, TextOrEmpty], Kind("table of text")]
 Headers = Annotated[dict[str, str], AfterValidator(_headers), Kind("table of text")]
 HeaderName = Annotated[str, AfterValidator(_header_name), Kind("text")]
 HeaderValue = Annotated[str, AfterValidator(_header_value), Kind("text")]
+HeaderNameOrEmpty = Annotated[str, AfterValidator(_header_name_or_empty), Kind("text")]
+HeaderValueOrEmpty = Annotated[str, AfterValidator(_header_value_or_empty), Kind("text")]
+HostPatterns = Annotated[list[Annotated[str, AfterValidator(_host_pattern)]], Kind("list of text")]
+NamedPaths = Annotated[
+    dict[str, list[Text]], BeforeValidator(_texts), AfterValidator(_named), Kind("table of text or lists")
+]
+NamedTexts = Annotated[dict[str, Text], AfterValidator(_named), Kind("table of text")]
+Rate = Annotated[float, PlainValidator(_rate_or_none), Kind("number")]
 HeaderNames = Annotated[list[HeaderName], Kind("list of text")]
 Method = Annotated[str, AfterValidator(_method), Kind("text")]
 Scopes = Annotated[list[Annotated[str, AfterValidator(_scope)]], Kind("list of text")]
@@ -261,6 +339,7 @@ class Admin(Table):
     public_url: Text | None = _depends()
     insecure_http: Flag = False
     token: Secret = ""
+    return_to: Texts = []
 
 
 class Metrics(Table):
@@ -281,7 +360,7 @@ class TLS(Table):
 
 class AccountTable(Table):
     provider: TextOrEmpty | None = _depends()
-    grant: Annotated[str, AfterValidator(_one_of("a grant", GRANTS, _GRANTS_NOW)), Kind("text")] = GRANTS[0]
+    grant: Annotated[str, AfterValidator(_one_of("a grant", GRANTS)), Kind("text")] = GRANTS[0]
     client_id: TextOrEmpty | None = _depends()
     client_secret: Secret = ""
     scopes: Scopes | None = _depends()
@@ -298,6 +377,11 @@ class AccountTable(Table):
     actor_token_type: TextOrEmpty = ""
     requested_token_type: TextOrEmpty = ""
     assertion: Secret = ""
+    private_key: Secret = ""
+    key_id: TextOrEmpty = ""
+    claims: Words = {}
+    allow_implicit: Flag = False
+    capture: TextOrEmpty = ""
     settings: Later = None
 
 
@@ -324,14 +408,77 @@ class RouteTable(Table):
 
 
 class InjectTable(Table):
-    header: HeaderName = _INJECT.header
-    value: HeaderValue = _INJECT.value
+    header: HeaderNameOrEmpty = _INJECT.header
+    value: HeaderValueOrEmpty = _INJECT.value
+    query: TextOrEmpty = _INJECT.query
+    headers: Headers = {}
 
 
 class ValidateTable(Table):
     method: Method = "GET"
     url: TextOrEmpty = ""
     ok: Statuses = [200]
+    introspect: Flag = False
+
+
+class RevokeTable(Table):
+    url: TextOrEmpty = ""
+    method: Method = _REVOKE.method
+    body: Annotated[str, AfterValidator(_one_of("a body", ("form", "json", "none"))), Kind("text")] = (
+        _REVOKE.body
+    )
+    token: Annotated[
+        str, AfterValidator(_one_of("a token", ("refresh_token", "access_token"))), Kind("text")
+    ] = _REVOKE.token
+    parameter: Text = _REVOKE.parameter
+    auth: Annotated[
+        str,
+        AfterValidator(_one_of("a way to authenticate", ("client", "basic", "bearer", "none"))),
+        Kind("text"),
+    ] = _REVOKE.auth
+    headers: Headers = {}
+
+
+class CallbackTable(Table):
+    mode: Annotated[
+        str, AfterValidator(_one_of("a mode", tuple(each.value for each in CallbackMode))), Kind("text")
+    ] = CallbackMode.QUERY.value
+    path: Annotated[
+        str,
+        AfterValidator(_one_of("a kind of path", tuple(each.value for each in CallbackPath))),
+        Kind("text"),
+    ] = CallbackPath.ACCOUNT.value
+    code: Text = "code"
+    state: Text = "state"
+    token: TextOrEmpty = ""
+    key: TextOrEmpty = ""
+    iss: Flag = False
+    captured: NamedTexts = {}
+
+
+class AssertionTable(Table):
+    alg: Annotated[str, AfterValidator(_one_of("an algorithm", ALGORITHMS)), Kind("text")] = _ASSERTION.alg
+    audience: TextOrEmpty = _ASSERTION.audience
+    lifetime: SomeSeconds = _ASSERTION.lifetime.total_seconds()
+
+
+class CeilingTable(Table):
+    concurrent: SomeCount = _CEILING.concurrent
+    per_second: Rate = _CEILING.per_second
+
+
+class SignalTable(Table):
+    """One row of ``dead_when`` and ``dead_unless``."""
+
+    status: Annotated[
+        list[Status], BeforeValidator(lambda value: [value] if isinstance(value, int) else value)
+    ] = []
+    header: dict[HeaderName, TextOrEmpty] = {}
+    json_: Annotated[dict[str, str], BeforeValidator(_signal_json)] = Field(default={}, alias="json")
+    body: TextOrEmpty = ""
+
+
+Signals = Annotated[list[SignalTable], Kind("list of tables")]
 
 
 class AnswerTable(Table):
@@ -342,6 +489,8 @@ class AnswerTable(Table):
     refresh_expires_in: TextOrTexts = list(_ANSWER.refresh_expires_in)
     token_type: TextOrTexts = list(_ANSWER.token_type)
     scope: TextOrTexts = list(_ANSWER.scope)
+    id_token: TextOrTexts = list(_ANSWER.id_token)
+    identity: TextOrTexts = list(_ANSWER.identity)
 
 
 class ErrorTable(Table):
@@ -353,13 +502,40 @@ class ErrorTable(Table):
 
 class ProviderTable(Table):
     extends: TextOrEmpty = ""
+    title: TextOrEmpty = ""
     docs: TextOrEmpty = ""
+    notes: Texts = []
+    unverified: Texts = []
+    rotation: Annotated[
+        str,
+        AfterValidator(_one_of("a kind of rotation", ("always", "sometimes", "never", "unknown"))),
+        Kind("text"),
+    ] = "unknown"
+    api: TextOrEmpty = ""
+    issuer: TextOrEmpty = ""
     authorize_url: TextOrEmpty = ""
+    authorize_params: Words = {}
+    pkce: Annotated[
+        str, AfterValidator(_one_of("a code challenge", tuple(each.value for each in PKCE))), Kind("text")
+    ] = PKCE.S256.value
+    par_url: TextOrEmpty = ""
+    device_url: TextOrEmpty = ""
+    callback: CallbackTable = CallbackTable()
     token_url: TextOrEmpty = _required()
     refresh_url: TextOrEmpty = ""
-    client_auth: Annotated[
-        str, AfterValidator(_one_of("a way to authenticate", _AUTHS, _AUTHS_NOW)), Kind("text")
-    ] = ClientAuth.BASIC.value
+    refresh_with: Annotated[
+        str, AfterValidator(_one_of("a token", ("refresh_token", "access_token"))), Kind("text")
+    ] = "refresh_token"
+    refresh_method: Annotated[
+        str, AfterValidator(_one_of("GET or POST", ("", "GET", "POST"))), Kind("text")
+    ] = ""
+    refresh_rename: Words = {}
+    exchange_params: Words = {}
+    client_auth: Annotated[str, AfterValidator(_one_of("a way to authenticate", _AUTHS)), Kind("text")] = (
+        ClientAuth.BASIC.value
+    )
+    assertion: AssertionTable = AssertionTable()
+    dpop: Flag = False
     token_method: Annotated[str, AfterValidator(_one_of("GET or POST", ("GET", "POST"))), Kind("text")] = (
         "POST"  # noqa: S105 - a method
     )
@@ -383,9 +559,16 @@ class ProviderTable(Table):
     lifetime: SomeSeconds | None = None
     refresh_not_before_expiry: Seconds | None = None
     grace: Seconds | None = None
+    refresh_idle: SomeSeconds | None = None
+    limits: CeilingTable = CeilingTable()
+    captured: NamedPaths = {}
+    captured_hosts: HostPatterns = []
     inject: InjectTable = InjectTable()
     validate_: ValidateTable = Field(default=ValidateTable(), alias="validate")
+    revoke: RevokeTable = RevokeTable()
     dead: ErrorStatuses = [401]
+    dead_when: Signals = []
+    dead_unless: Signals = []
     tls: TLS = TLS()
     insecure_http: Flag = False
     proxy: Later = None
@@ -514,6 +697,8 @@ def unknown(model: type[Table], below: Keys) -> str:
     """What to say of a key that is not there: the nearest, the right table, or what there is."""
     table, name = model, str(below[-1])
     for key in below[:-1]:
+        if isinstance(key, int):  # a row of a list of tables
+            continue
         inner = table_in(children(table)[str(key)])
         assert inner is not None  # pydantic found a table there  # noqa: S101
         table = inner
@@ -535,7 +720,9 @@ def children(model: type[Table]) -> dict[str, Any]:
 
 
 def table_in(annotation: Any) -> type[Table] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, Table) else None
+    """The table that a key holds, or a list of which it holds."""
+    row = get_args(annotation)[0] if get_origin(annotation) is list else annotation
+    return row if isinstance(row, type) and issubclass(row, Table) else None
 
 
 def _is_later(annotation: Any) -> bool:
@@ -573,7 +760,7 @@ def _settings(model: type[Table], prefix: str) -> Iterator[Setting]:
     for name, field in model.model_fields.items():
         path = f"{prefix}.{field.alias or name}"
         inner = table_in(bare(field.annotation))
-        if inner is not None:
+        if inner is not None and get_origin(bare(field.annotation)) is not list:
             yield from _settings(inner, path)
             continue
         kinds = [each.name for each in field.metadata if isinstance(each, Kind)] or _kinds(field.annotation)

@@ -13,22 +13,50 @@ from typing import Any, Final
 
 from tokenproxy.config import addresses
 from tokenproxy.config.lines import Keys
-from tokenproxy.config.models import AnswerTable, ErrorTable, ProviderTable
+from tokenproxy.config.models import AnswerTable, CallbackTable, ErrorTable, ProviderTable, SignalTable
 from tokenproxy.config.values import PresetInfo
 from tokenproxy.config.words import Report, did_you_mean, quoted, shown
 from tokenproxy.core.provider import (
+    PKCE,
     AnswerFields,
+    AssertionForm,
+    Callback,
+    CallbackMode,
+    CallbackPath,
+    Ceiling,
     ClientAuth,
     ErrorCodes,
     Inject,
     Provider,
+    Revoke,
+    Signal,
     TokenBody,
     Validate,
 )
 from tokenproxy.core.settings import TLSFiles
 
-NEED_SECRET: Final = frozenset({ClientAuth.BASIC, ClientAuth.BASIC_RAW, ClientAuth.POST, ClientAuth.QUERY})
-_URLS: Final = ("authorize_url", "token_url", "refresh_url")
+NEED_SECRET: Final = frozenset(
+    {
+        ClientAuth.BASIC,
+        ClientAuth.BASIC_RAW,
+        ClientAuth.POST,
+        ClientAuth.QUERY,
+        ClientAuth.CLIENT_SECRET_JWT,
+    }
+)
+_URLS: Final = (
+    "api",
+    "issuer",
+    "authorize_url",
+    "par_url",
+    "device_url",
+    "token_url",
+    "refresh_url",
+)
+_TABLES: Final = ("authorize_params", "token_params", "exchange_params", "refresh_params", "token_headers")
+"""Tables of text whose values ``vars`` may fill."""
+_GIVEN: Final = frozenset({"access_token", "client_id", "nonce", "token"})
+"""Placeholders that no account fills: they stand for what a request is about."""
 _NEVER_INJECTED: Final = frozenset(
     {
         "connection",
@@ -124,14 +152,35 @@ def expanded(name: str, tables: Mapping[str, Mapping[str, Any]]) -> Mapping[str,
 
 def built(name: str, table: ProviderTable, tls: TLSFiles) -> Provider:
     """The provider of a whole, sound table; placeholders stay."""
-    probe = table.validate_
+    probe, revoke, inject = table.validate_, table.revoke, table.inject
     return Provider(
         name=name,
+        title=table.title,
         docs=table.docs,
+        notes=tuple(table.notes),
+        unverified=tuple(table.unverified),
+        rotation=table.rotation,
+        api=table.api,
+        issuer=table.issuer,
         authorize_url=table.authorize_url,
+        authorize_params=MappingProxyType(table.authorize_params),
+        pkce=PKCE(table.pkce),
+        par_url=table.par_url,
+        device_url=table.device_url,
+        callback=_callback(table.callback),
         token_url=table.token_url,
         refresh_url=table.refresh_url,
+        refresh_with=table.refresh_with,
+        refresh_method=table.refresh_method,
+        refresh_rename=MappingProxyType(table.refresh_rename),
+        exchange_params=MappingProxyType(table.exchange_params),
         client_auth=ClientAuth(table.client_auth),
+        assertion=AssertionForm(
+            alg=table.assertion.alg,
+            audience=table.assertion.audience,
+            lifetime=timedelta(seconds=table.assertion.lifetime),
+        ),
+        dpop=table.dpop,
         token_method=table.token_method,
         token_body=TokenBody(table.token_body),
         token_params=MappingProxyType(table.token_params),
@@ -148,11 +197,50 @@ def built(name: str, table: ProviderTable, tls: TLSFiles) -> Provider:
         errors=ErrorCodes(**_tuples(table.errors)),
         lifetime=_span(table.lifetime),
         refresh_not_before_expiry=_span(table.refresh_not_before_expiry),
+        refresh_idle=_span(table.refresh_idle),
         grace=_span(table.grace),
-        inject=Inject(header=table.inject.header, value=table.inject.value),
-        validate=Validate(url=probe.url, method=probe.method, ok=tuple(probe.ok)) if probe.url else None,
+        limits=Ceiling(concurrent=table.limits.concurrent, per_second=table.limits.per_second),
+        captured=MappingProxyType({name: tuple(paths) for name, paths in table.captured.items()}),
+        captured_hosts=tuple(table.captured_hosts),
+        inject=Inject(
+            header="" if inject.query and "header" not in inject.model_fields_set else inject.header,
+            value=inject.value,
+            query=inject.query,
+            headers=MappingProxyType(inject.headers),
+        ),
+        validate=Validate(url=probe.url, method=probe.method, ok=tuple(probe.ok), introspect=probe.introspect)
+        if probe.url
+        else None,
+        revoke=Revoke(**{**dict(revoke), "headers": MappingProxyType(revoke.headers)})
+        if revoke.url
+        else None,
         dead=tuple(table.dead),
+        dead_when=tuple(map(_signal, table.dead_when)),
+        dead_unless=tuple(map(_signal, table.dead_unless)),
         tls=tls,
+    )
+
+
+def _callback(table: CallbackTable) -> Callback:
+    return Callback(
+        mode=CallbackMode(table.mode),
+        path=CallbackPath(table.path),
+        code=table.code,
+        state=table.state,
+        token=table.token,
+        key=table.key,
+        iss=table.iss,
+        captured=MappingProxyType(table.captured),
+    )
+
+
+def _signal(row: SignalTable) -> Signal:
+    header = {name.lower(): part for name, part in row.header.items()}
+    return Signal(
+        status=tuple(row.status),
+        header=MappingProxyType(header),
+        json=MappingProxyType(row.json_),
+        body=row.body,
     )
 
 
@@ -167,21 +255,36 @@ def _tuples(table: AnswerTable | ErrorTable) -> dict[str, tuple[str, ...]]:
 def check_own(table: ProviderTable, keys: Keys, report: Report) -> None:
     """What a table of the config says by itself, whatever it builds upon."""
     addressed: list[tuple[Keys, str]] = [((name,), getattr(table, name)) for name in _URLS]
-    for below, text in [*addressed, (("validate", "url"), table.validate_.url)]:
+    addressed += [(("validate", "url"), table.validate_.url), (("revoke", "url"), table.revoke.url)]
+    for below, text in addressed:
         if not text or not report.sound(*keys, *below):
             continue
         try:
-            addresses.template(text)
+            addresses.template(text, fragment=below == ("authorize_url",))
         except ValueError as wrong:
             report.problem((*keys, *below), str(wrong))
-    if table.inject.header.lower() in _NEVER_INJECTED:
-        report.problem((*keys, "inject", "header"), f"{shown(table.inject.header)} cannot carry a token")
-    words = addresses.PLACEHOLDER.findall(table.inject.value)
-    if words != ["access_token"]:
+    _check_inject(table, keys, report)
+    for name in ("dead_when", "dead_unless"):
+        for row, signal in enumerate(getattr(table, name)):
+            if not signal.model_fields_set - {"status"} and not signal.status:
+                report.problem((*keys, name, row), "says nothing: status, header, json or body must be there")
+
+
+def _check_inject(table: ProviderTable, keys: Keys, report: Report) -> None:
+    inject = table.inject
+    for below, name in [
+        (("header",), inject.header),
+        *((("headers", each), each) for each in inject.headers),
+    ]:
+        if name.lower() in _NEVER_INJECTED:
+            report.problem((*keys, "inject", *below), f"{shown(name)} cannot carry a token")
+    words = addresses.PLACEHOLDER.findall(inject.value)
+    if inject.header and words.count("access_token") != 1:
         report.problem(
-            (*keys, "inject", "value"),
-            'must hold {access_token}, once, and no other placeholder, as "Bearer {access_token}"',
+            (*keys, "inject", "value"), 'must hold {access_token}, once, as "Bearer {access_token}"'
         )
+    if not inject.header and not inject.query:
+        report.problem((*keys, "inject", "header"), "is empty: name a header, or a query parameter in query")
 
 
 def check_plain(
@@ -194,11 +297,11 @@ def check_plain(
     """
     for below, text in _addresses(provider):
         host = text.partition("://")[2].partition("/")[0]
-        if table.insecure_http or "{" in host or not report.sound(*keys, *below):
+        if table.insecure_http or not host or "{" in host or not report.sound(*keys, *below):
             continue
         if "insecure_http" not in own and not _says(own, below):
             continue
-        if addresses.plain_beyond_loopback(addresses.template(text)):
+        if addresses.plain_beyond_loopback(addresses.template(text, fragment=True)):
             report.problem((*keys, *below), addresses.NEEDS_HTTPS)
 
 
@@ -214,12 +317,19 @@ def _addresses(provider: Provider) -> list[tuple[Keys, str]]:
     named: list[tuple[Keys, str]] = [((name,), getattr(provider, name)) for name in _URLS]
     if provider.validate:
         named.append((("validate", "url"), provider.validate.url))
+    if provider.revoke:
+        named.append((("revoke", "url"), provider.revoke.url))
     return [(below, text) for below, text in named if text]
 
 
 def placeholders(provider: Provider) -> tuple[str, ...]:
     """The names that an account must fill, in the order in which they are met."""
-    found = [name for _, text in _addresses(provider) for name in addresses.PLACEHOLDER.findall(text)]
+    inject = provider.inject
+    texts = [text for _, text in _addresses(provider)]
+    texts += [value for name in _TABLES for value in getattr(provider, name).values()]
+    texts += [inject.value, *inject.headers.values(), *provider.captured_hosts]
+    ours = _GIVEN | provider.captured.keys() | provider.callback.captured.keys()
+    found = [name for text in texts for name in addresses.PLACEHOLDER.findall(text) if name not in ours]
     return tuple(dict.fromkeys(found))
 
 
@@ -243,20 +353,33 @@ def filled(
             )
     if not wanted or not report.sound(*keys):
         return provider
-    probe = provider.validate
     whole = replace(
         provider,
-        authorize_url=_fill(provider.authorize_url, values),
-        token_url=_fill(provider.token_url, values),
-        refresh_url=_fill(provider.refresh_url, values),
-        validate=replace(probe, url=_fill(probe.url, values)) if probe else None,
+        **_filled_fields(provider, values),
+        validate=provider.validate and replace(provider.validate, url=_fill(provider.validate.url, values)),
+        revoke=provider.revoke and replace(provider.revoke, url=_fill(provider.revoke.url, values)),
+        inject=replace(
+            provider.inject,
+            value=_fill(provider.inject.value, values),
+            headers=_fill_all(provider.inject.headers, values),
+        ),
+        captured_hosts=tuple(_fill(each, values) for each in provider.captured_hosts),
     )
     _check_filled(provider, whole, keys, report, insecure_http=insecure_http)
     return whole
 
 
+def _filled_fields(provider: Provider, values: Mapping[str, str]) -> dict[str, Any]:
+    urls = {name: _fill(getattr(provider, name), values) for name in _URLS}
+    return urls | {name: _fill_all(getattr(provider, name), values) for name in _TABLES}
+
+
 def _fill(text: str, values: Mapping[str, str]) -> str:
-    return addresses.PLACEHOLDER.sub(lambda found: values[found[1]], text)
+    return addresses.PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), text)
+
+
+def _fill_all(texts: Mapping[str, str], values: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType({name: _fill(text, values) for name, text in texts.items()})
 
 
 def _check_filled(
@@ -266,7 +389,7 @@ def _check_filled(
         if was == now:
             continue
         try:
-            parts = addresses.url(now, query=True)
+            parts = addresses.template(now, fragment=below == ("authorize_url",))
         except ValueError as wrong:
             report.problem(keys, f"{'.'.join(map(str, below))} of {quoted(after.name)}, filled in, {wrong}")
             return

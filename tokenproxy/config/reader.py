@@ -280,9 +280,11 @@ def _caller_keys(table: Server, reading: Reading) -> tuple[str, ...]:
 
 def _admin(table: Admin, listening: Listener | None, reading: Reading) -> values.Admin:
     at = ("admin", "public_url")
-    token = _admin_token(table, reading)
+    token, return_to = _admin_token(table, reading), _return_to(table, reading)
     if table.public_url is None:
-        return values.Admin(listen=str(listening), public_url=_own_url(listening), token=token)
+        return values.Admin(
+            listen=str(listening), public_url=_own_url(listening), token=token, return_to=return_to
+        )
     try:
         parts = addresses.url(table.public_url)
     except ValueError as wrong:
@@ -290,7 +292,9 @@ def _admin(table: Admin, listening: Listener | None, reading: Reading) -> values
         return values.Admin()
     if addresses.plain_beyond_loopback(parts) and not table.insecure_http:
         reading.report.problem(at, addresses.NEEDS_HTTPS)
-    return values.Admin(listen=str(listening), public_url=table.public_url.rstrip("/"), token=token)
+    return values.Admin(
+        listen=str(listening), public_url=table.public_url.rstrip("/"), token=token, return_to=return_to
+    )
 
 
 def _admin_token(table: Admin, reading: Reading) -> str:
@@ -299,6 +303,19 @@ def _admin_token(table: Admin, reading: Reading) -> str:
     if token and not _ADMIN_TOKEN.fullmatch(token):
         reading.report.problem(at, "must be 16 or more printable ASCII characters without blanks")
     return token
+
+
+def _return_to(table: Admin, reading: Reading) -> tuple[str, ...]:
+    """Whole path segments: ``https://app.example`` must not let ``https://app.example.evil`` pass."""
+    found = []
+    for item, text in enumerate(table.return_to):
+        try:
+            parts = addresses.url(text)
+        except ValueError as wrong:
+            reading.report.problem(("admin", "return_to", item), str(wrong))
+            continue
+        found.append(f"{parts.scheme}://{addresses.authority_of(parts)}{parts.path.rstrip('/')}/")
+    return tuple(found)
 
 
 def _own_url(listening: Listener | None) -> str:

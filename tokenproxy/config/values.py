@@ -40,6 +40,8 @@ class Admin:
     """What a browser uses, without a slash at its end."""
     token: str = field(default="", repr=False)
     """What calls over TCP that change something must show; empty: a file beside the store holds it."""
+    return_to: tuple[str, ...] = ()
+    """What the address may begin with to which a browser goes on after a login; each an origin and a path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

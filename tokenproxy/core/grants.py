@@ -14,7 +14,7 @@ from typing import Final
 
 from tokenproxy.core.account import Event, Reason
 from tokenproxy.core.assertions import grant_assertion
-from tokenproxy.core.provider import AUTHORIZATION_CODE, Account
+from tokenproxy.core.provider import AUTHORIZATION_CODE, DEVICE_CODE, IMPLICIT, Account
 from tokenproxy.core.replies import (
     Answer,
     Failure,
@@ -80,7 +80,11 @@ ACCESS_TOKEN: Final = "access_token"  # noqa: S105 - a word of ``Provider.refres
 
 Grant = Callable[[Ask], Flow[Answer]]
 GRANTS: Final[dict[str, Grant]] = {}
-TRAITS: Final[dict[str, Traits]] = {AUTHORIZATION_CODE: Traits()}
+TRAITS: Final[dict[str, Traits]] = {
+    AUTHORIZATION_CODE: Traits(),
+    DEVICE_CODE: Traits(),
+    IMPLICIT: Traits(endpoint=False),
+}
 """Every grant that an account may name in this version."""
 
 

@@ -314,7 +314,8 @@ class Provider:
 
         The issuer's where its metadata names the endpoint: whom we trust is then the issuer.
         """
-        return origin_of(self.refresh_url or self.token_url or self.issuer)
+        refresh = "" if "{" in self.refresh_url else self.refresh_url  # captured: checked when it came
+        return origin_of(refresh or self.token_url or self.issuer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
