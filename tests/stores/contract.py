@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from tests.stores.values import BOUND, GONE, LEASE, LOST, NOW, OK, adopt, claim, commit, tokens
-from tokenproxy.core.interfaces import MOST_STATE, StateValue, Store, Summary
+from tokenproxy.core.account import Reason, Standing, State
+from tokenproxy.core.interfaces import MOST_STATE, Idle, StateValue, Store, Summary
 
 LATER = NOW + timedelta(minutes=1)
 
@@ -272,6 +274,96 @@ class StoreContract:
             ),
         ]
         assert "planted" not in repr(summaries)
+
+    async def test_summaries_come_in_pages_and_by_table(self, store: Store) -> None:
+        """A status of 100,000 logins must not be 100,000 objects at once."""
+        names = ["crm", "crm-2", "crm-2/x", "crm.z", "crm/anna", "crm/bert", "crm0", "dms/anna"]
+        for name in names:
+            await adopt(store, name)
+
+        pages, after = list[str](), ""
+        while page := await store.summaries(after=after, limit=3):
+            assert len(page) <= 3
+            pages += [each.account for each in page]
+            after = pages[-1]
+        assert pages == names
+        of_table = [each.account for each in await store.summaries(table="crm")]
+        assert of_table == ["crm", "crm/anna", "crm/bert"]
+        behind = await store.summaries(table="crm", after="crm/anna", limit=1)
+        assert [each.account for each in behind] == ["crm/bert"]
+        assert await store.summary("crm/bert") == behind[0]
+        assert await store.summary("crm/carl") is None
+
+    async def test_a_tally_counts_by_table_and_state(self, store: Store) -> None:
+        """What a scrape is told about logins that nobody has used since the start."""
+        assert await store.tally() == {}
+        for name in ("crm/anna", "crm/bert", "crm/carl", "dms"):
+            await adopt(store, name)
+        await store.stand("crm/anna", LOST)
+        await store.forget("dms", standing=GONE)
+
+        assert await store.tally() == {
+            "crm": {State.IN_DOUBT: 1, State.OK: 2},
+            "dms": {State.NEW: 1},
+        }
+
+    async def test_idle_logins_come_oldest_first_and_in_pages(self, store: Store) -> None:
+        """Those that have waited longest are nearest to their end."""
+        for minute, name in enumerate(["crm/c", "crm/a", "crm/b", "dms/a", "crm/d"]):
+            await store.adopt(
+                name, tokens(), bound_to=BOUND, standing=OK, now=NOW + timedelta(minutes=minute)
+            )
+
+        first = await store.idle("crm", before=NOW + timedelta(minutes=4), now=LATER, limit=2)
+        then = await store.idle("crm", before=NOW + timedelta(minutes=4), now=LATER, limit=2, after=first[-1])
+
+        assert first == [
+            Idle("crm/c", NOW, tokens().expires_at),
+            Idle("crm/a", NOW + timedelta(minutes=1), tokens().expires_at),
+        ]
+        assert [each.account for each in then] == ["crm/b"]
+        assert await store.idle("nobody", before=LATER, now=LATER, limit=9) == []
+
+    async def test_who_is_idle_at_the_same_moment_goes_by_name(self, store: Store) -> None:
+        """A mass import stores many in one microsecond of a clock: a page must not lose the rest of them."""
+        for name in ("crm/b", "crm/a", "crm/c"):
+            await adopt(store, name)
+
+        names, after = list[str](), None
+        while page := await store.idle("crm", before=LATER, now=LATER, limit=1, after=after):
+            after = page[-1]
+            names.append(after.account)
+
+        assert names == ["crm/a", "crm/b", "crm/c"]
+
+    async def test_idle_are_only_those_that_could_be_renewed_now(self, store: Store) -> None:
+        """Not the forgotten, not whom a person must help, and not whose back-off goes on."""
+        for name in ("crm/gone", "crm/ended", "crm/waits", "crm/well"):
+            await adopt(store, name)
+        await store.forget("crm/gone", standing=GONE)
+        await store.stand("crm/ended", Standing(State.LOGIN_REQUIRED, Reason.REFUSED, NOW))
+        await store.stand("crm/waits", replace(LOST, retry_at=LATER))
+
+        now = LATER - timedelta(seconds=1)
+        assert [each.account for each in await store.idle("crm", before=LATER, now=now, limit=9)] == [
+            "crm/well"
+        ]
+        later = await store.idle("crm", before=LATER, now=LATER, limit=9)
+        assert [each.account for each in later] == ["crm/waits", "crm/well"]
+
+    async def test_half_of_an_access_tokens_life(self, store: Store) -> None:
+        """Where the access token renews itself, its own life is the limit, and each may have another one."""
+        for name, hours in (("crm/long", 10), ("crm/short", 2), ("crm/ended", -1), ("crm/unknown", None)):
+            ends = NOW + timedelta(hours=hours) if hours is not None else None
+            await store.adopt(name, replace(tokens(), expires_at=ends), bound_to=BOUND, standing=OK, now=NOW)
+
+        async def spent(minutes: int) -> list[str]:
+            now = NOW + timedelta(minutes=minutes)
+            return [each.account for each in await store.idle("crm", before=None, now=now, limit=9)]
+
+        assert await spent(59) == ["crm/ended"]
+        assert await spent(60) == ["crm/ended", "crm/short"]
+        assert await spent(301) == ["crm/ended", "crm/long", "crm/short"]
 
     async def test_records_print_without_secrets(self, store: Store) -> None:
         """They reach logs and tracebacks."""

@@ -105,7 +105,10 @@ class Actor:
     async def seen(self) -> object:
         accounts = [await self.store.load(account) for account in ("a", "b")]
         state = [dict(await self.store.state(account)) for account in ("a", "b")]
-        return accounts, state, await self.store.summaries(), await self.store.in_doubt()
+        later = NOW + timedelta(seconds=45)
+        idle = [await self.store.idle("a", before=before, now=later, limit=9) for before in (later, None)]
+        tally = {table: dict(counts) for table, counts in (await self.store.tally()).items()}
+        return accounts, state, await self.store.summaries(), await self.store.in_doubt(), idle, tally
 
 
 @settings(max_examples=40, deadline=None)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final, Protocol
 
-from tokenproxy.core.account import Standing
+from tokenproxy.core.account import Standing, State
 from tokenproxy.core.tokens import TokenSet
 
 
@@ -90,6 +90,16 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class Idle:
+    """A login whose tokens are as old as the question asked."""
+
+    account: str
+    renewed_at: datetime
+    """UTC, when its newest tokens were stored."""
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """The right to renew one account, written down before anything is sent."""
 
@@ -127,8 +137,27 @@ class Store(Protocol):
 
     async def load(self, account: str) -> Record | None: ...
 
-    async def summaries(self) -> Sequence[Summary]:
-        """All accounts, by name."""
+    async def summary(self, account: str) -> Summary | None: ...
+
+    async def summaries(self, *, table: str = "", after: str = "", limit: int = -1) -> Sequence[Summary]:
+        """
+        Accounts by name: of one config table or of all, those behind a name, at most ``limit`` (-1: all).
+
+        With 100,000 of them: in pages.
+        """
+
+    async def tally(self) -> Mapping[str, Mapping[State, int]]:
+        """How many accounts of each config table are in which state; quick, however many there are."""
+
+    async def idle(
+        self, table: str, *, before: datetime | None, now: datetime, limit: int, after: Idle | None = None
+    ) -> Sequence[Idle]:
+        """
+        Logins of a config table that hold tokens stored before ``before``, the oldest first; at most ``limit``.
+
+        ``before=None``: whose access token has half of its life behind it, whenever that was. Left out are those
+        that need a person and those whose back-off is not over ``now``. ``after`` is the last one of the page before.
+        """
 
     async def in_doubt(self) -> Sequence[str]:
         """Accounts whose in-flight mark is set, newest mark first."""

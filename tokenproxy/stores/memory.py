@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from operator import attrgetter
 from types import MappingProxyType
 
-from tokenproxy.core.account import Standing
-from tokenproxy.core.interfaces import MOST_STATE, Claim, Record, StateValue, Summary
+from tokenproxy.core.account import Standing, State
+from tokenproxy.core.interfaces import MOST_STATE, Claim, Idle, Record, StateValue, Summary
+from tokenproxy.core.provider import table_of
 from tokenproxy.core.tokens import TokenSet
 
 
@@ -25,6 +27,13 @@ class _Row:
     lease_until: datetime | None = None
     fence: int = 0
     in_flight_since: datetime | None = None
+
+    def waits(self, now: datetime) -> bool:
+        """For a person, or for its back-off to end."""
+        standing = self.standing
+        return standing.state is State.LOGIN_REQUIRED or (
+            standing.retry_at is not None and standing.retry_at > now
+        )
 
     def end_lease(self) -> None:
         self.lease_until = None
@@ -42,8 +51,33 @@ class MemoryStore:
         row = self._rows.get(account)
         return None if row is None else _record(row)
 
-    async def summaries(self) -> Sequence[Summary]:
-        return [_summary(row) for _, row in sorted(self._rows.items())]
+    async def summary(self, account: str) -> Summary | None:
+        row = self._rows.get(account)
+        return None if row is None else _summary(row)
+
+    async def summaries(self, *, table: str = "", after: str = "", limit: int = -1) -> Sequence[Summary]:
+        names = sorted(name for name in self._rows if name > after and table in {"", table_of(name)})
+        return [_summary(self._rows[name]) for name in (names if limit < 0 else names[:limit])]
+
+    async def tally(self) -> Mapping[str, Mapping[State, int]]:
+        counts: dict[str, Counter[State]] = {}
+        for name, row in self._rows.items():
+            counts.setdefault(table_of(name), Counter())[row.standing.state] += 1
+        return counts
+
+    async def idle(
+        self, table: str, *, before: datetime | None, now: datetime, limit: int, after: Idle | None = None
+    ) -> Sequence[Idle]:
+        found = [_idle(row) for row in self._rows.values() if table_of(row.account) == table]
+        aged = [
+            idle
+            for idle in found
+            if idle is not None
+            and (after is None or _by_age(idle) > _by_age(after))
+            and not self._rows[idle.account].waits(now)
+            and (idle.renewed_at < before if before is not None else _half_spent(idle, now))
+        ]
+        return sorted(aged, key=_by_age)[:limit]
 
     async def in_doubt(self) -> Sequence[str]:
         marked = [row for _, row in sorted(self._rows.items()) if row.in_flight_since is not None]
@@ -169,6 +203,20 @@ class MemoryStore:
     async def close(self) -> None:
         self._rows.clear()
         self._state.clear()
+
+
+def _idle(row: _Row) -> Idle | None:
+    if row.tokens is None or row.renewed_at is None:
+        return None
+    return Idle(row.account, row.renewed_at, row.tokens.expires_at)
+
+
+def _by_age(idle: Idle) -> tuple[datetime, str]:
+    return idle.renewed_at, idle.account
+
+
+def _half_spent(idle: Idle, now: datetime) -> bool:
+    return idle.expires_at is not None and now - idle.renewed_at >= idle.expires_at - now
 
 
 def _record(row: _Row) -> Record:

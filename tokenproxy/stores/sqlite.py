@@ -12,13 +12,13 @@ import asyncio
 import secrets
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from tokenproxy.core.account import Reason, Standing, State
-from tokenproxy.core.interfaces import Claim, Record, StateValue, Summary
+from tokenproxy.core.interfaces import Claim, Idle, Record, StateValue, Summary
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import SealError, StoreError
 from tokenproxy.metrics import StoreMetrics
@@ -27,12 +27,31 @@ from tokenproxy.stores.disk import Disk, Value, open_disk
 from tokenproxy.stores.form import epoch, instant, tokens_from_json, tokens_to_json
 from tokenproxy.stores.shelf import Shelf
 
+Word = TypeVar("Word", State, Reason)
+
 _LOAD: Final = "SELECT *, sealed IS NOT NULL AS has_tokens FROM account WHERE account = :account"
-_SUMMARIES: Final = """
+_SUMMARY: Final = """
 SELECT account, bound_to, state, reason, since, fails, error, retry_at, gen, expires_at, refresh_expires_at,
        renewed_at, in_flight_since, sealed IS NOT NULL AS has_tokens
-  FROM account ORDER BY account
+  FROM account
 """
+_ONE_SUMMARY: Final = f"{_SUMMARY} WHERE account = :account"
+_SUMMARIES: Final = f"{_SUMMARY} WHERE account > :after ORDER BY account LIMIT :limit"
+# The names of a table lie between NAME and NAME0 ("0" follows "/"), and few others do (NAME-2).
+_SUMMARIES_OF_TABLE: Final = f"""{_SUMMARY}
+ WHERE account > :after AND account >= :table AND account < :table || '0' AND config_table = :table
+ ORDER BY account LIMIT :limit
+"""
+_TALLY: Final = "SELECT config_table, state, count(*) AS number FROM account INDEXED BY account_state GROUP BY config_table, state"
+_IDLE: Final = """
+SELECT account, renewed_at, expires_at FROM account INDEXED BY account_idle
+ WHERE config_table = :table AND sealed IS NOT NULL AND state <> 'login_required'
+   AND (renewed_at, account) > (:after_at, :after) AND {aged}
+   AND (retry_at IS NULL OR retry_at <= :now)
+ ORDER BY renewed_at, account LIMIT :limit
+"""
+_IDLE_SINCE: Final = _IDLE.format(aged="renewed_at < :before")
+_HALF_SPENT: Final = _IDLE.format(aged=":now - renewed_at >= expires_at - :now")
 _IN_DOUBT: Final = """
 SELECT account FROM account WHERE in_flight_since IS NOT NULL ORDER BY in_flight_since DESC, account
 """
@@ -159,8 +178,39 @@ class SQLiteStore:
             self._metrics.error("load", "decrypt")
             raise
 
-    async def summaries(self) -> Sequence[Summary]:
-        return [_summary(row) for row in await self._disk.run("summaries", _SUMMARIES)]
+    async def summary(self, account: str) -> Summary | None:
+        rows = await self._disk.run("summaries", _ONE_SUMMARY, {"account": account})
+        return _summary(rows[0]) if rows else None
+
+    async def summaries(self, *, table: str = "", after: str = "", limit: int = -1) -> Sequence[Summary]:
+        values: dict[str, Value] = {"table": table, "after": after, "limit": limit}
+        if not table:
+            del values["table"]
+        sql = _SUMMARIES_OF_TABLE if table else _SUMMARIES
+        return [_summary(row) for row in await self._disk.run("summaries", sql, values)]
+
+    async def tally(self) -> Mapping[str, Mapping[State, int]]:
+        counts: dict[str, dict[State, int]] = {}
+        for row in await self._disk.run("tally", _TALLY):
+            counts.setdefault(row["config_table"], {})[_state(row["state"], row["config_table"])] = row[
+                "number"
+            ]
+        return counts
+
+    async def idle(
+        self, table: str, *, before: datetime | None, now: datetime, limit: int, after: Idle | None = None
+    ) -> Sequence[Idle]:
+        values: dict[str, Value] = {
+            "table": table,
+            "after_at": epoch(after.renewed_at) if after is not None else 0.0,
+            "after": after.account if after is not None else "",
+            "now": epoch(now),
+            "limit": limit,
+        }
+        if before is not None:
+            values["before"] = epoch(before)
+        sql = _HALF_SPENT if before is None else _IDLE_SINCE
+        return [_idle(row) for row in await self._disk.run("idle", sql, values)]
 
     async def in_doubt(self) -> Sequence[str]:
         return [row["account"] for row in await self._disk.run("in_doubt", _IN_DOUBT)]
@@ -407,21 +457,33 @@ def _summary(row: sqlite3.Row) -> Summary:
 
 
 def _standing(row: sqlite3.Row) -> Standing:
-    try:
-        state, reason = State(row["state"]), Reason(row["reason"])
-    except ValueError as error:
-        raise StoreError(
-            f"account {row['account']} is in a state that this tokenproxy does not know",
-            next_step="run the newer tokenproxy that wrote it",
-        ) from error
     return Standing(
-        state=state,
-        reason=reason,
+        state=_state(row["state"], row["account"]),
+        reason=_known(Reason, row["reason"], row["account"]),
         since=instant(row["since"]),
         fails=row["fails"],
         error=row["error"],
         retry_at=instant(row["retry_at"]),
     )
+
+
+def _state(value: str, account: str) -> State:
+    return _known(State, value, account)
+
+
+def _known(kind: type[Word], value: str, account: str) -> Word:
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise StoreError(
+            f"account {account} is in a state that this tokenproxy does not know",
+            next_step="run the newer tokenproxy that wrote it",
+        ) from error
+
+
+def _idle(row: sqlite3.Row) -> Idle:
+    renewed_at = datetime.fromtimestamp(row["renewed_at"], UTC)
+    return Idle(row["account"], renewed_at, instant(row["expires_at"]))
 
 
 async def open_sqlite(
