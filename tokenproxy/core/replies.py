@@ -121,16 +121,10 @@ def read_answer(
 
     ``dpop_key`` is what the request was proven with and the tokens are bound to.
     """
-    if 300 <= reply.status < 400:  # never followed: the next place is not the one that we trust
-        return Failure(
-            Event.REGISTRATION_REFUSED, Reason.REQUEST_REFUSED, "a redirect, which is never followed"
-        )
-    data = decode(reply, provider.answer)
-    if data is None:
-        return _unreadable(reply)
-    failure = _said_no(reply, data, provider)
-    if failure is not None:
-        return failure
+    refused = refusal(reply, provider=provider)
+    if refused is not None:
+        return refused
+    data = decode(reply, provider.answer) or {}
     return _read_tokens(
         reply,
         data,
@@ -140,6 +134,16 @@ def read_answer(
         scope_asked=scope_asked,
         dpop_key=dpop_key,
     )
+
+
+def refusal(reply: Reply, *, provider: Provider) -> Failure | None:
+    """What is wrong with an answer of the token endpoint's kind; None where it brings what was asked for."""
+    if 300 <= reply.status < 400:  # never followed: the next place is not the one that we trust
+        return Failure(
+            Event.REGISTRATION_REFUSED, Reason.REQUEST_REFUSED, "a redirect, which is never followed"
+        )
+    data = decode(reply, provider.answer)
+    return _unreadable(reply) if data is None else _said_no(reply, data, provider)
 
 
 def decode(reply: Reply, fields: AnswerFields) -> dict[str, Any] | None:
