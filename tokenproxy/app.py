@@ -37,6 +37,7 @@ from tokenproxy.oauth import scheduler
 from tokenproxy.oauth.accounts import OperatorAccounts
 from tokenproxy.oauth.endpoint import Endpoint
 from tokenproxy.oauth.source import Source
+from tokenproxy.oauth.state import LoginState
 from tokenproxy.oauth.tasks import Tasks
 from tokenproxy.proxy import Plane, PlaneSettings, RequestLog, tls_context
 
@@ -94,6 +95,7 @@ class App:
         self.store: Store
         self.source: Source
         self.accounts: Accounts
+        self.state: LoginState
         self._plane: Plane
 
     # -- start ---------------------------------------------------------------------------------------------------
@@ -123,6 +125,7 @@ class App:
         self.accounts = OperatorAccounts(
             self.source, store=self.store, clock=self.clock, accounts=lambda: self.config.accounts
         )
+        self.state = LoginState(self.store, clock=self.clock, accounts=lambda: self.config.accounts)
         self._plane = Plane(
             plane_settings(config),
             source=self.source,
@@ -152,6 +155,7 @@ class App:
                 ready=lambda: self.health.ready,
             ),
             token=lambda: self._admin_token,
+            states=self.state,
             now=self.clock.now,
         )
         named = config.admin.listen.rpartition(":")[0].strip("[]")

@@ -119,6 +119,16 @@ class BadImportError(AccountError):
     exit_code = 2
 
 
+class NoStateError(AccountError):
+    code = "no_state"
+    exit_code = 2
+
+
+class BadStateError(AccountError):
+    code = "bad_state"
+    exit_code = 2
+
+
 class NoLoginError(AccountError):
     code = "needs_no_login"
     exit_code = 2

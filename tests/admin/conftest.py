@@ -39,7 +39,9 @@ def health() -> Health:
 def desk(program: Program, metrics: Metrics, health: Health) -> Desk:
     exposition = Exposition(metrics, accounts=gauges, spooled=lambda: 0, ready=lambda: health.ready)
     token = AdminToken(TOKEN, place="the file tokenproxy.db.admin-token")
-    return Desk(program, program, health, exposition, token=lambda: token, now=lambda: NOON)
+    return Desk(
+        program, program, health, exposition, token=lambda: token, states=program.states, now=lambda: NOON
+    )
 
 
 @pytest.fixture

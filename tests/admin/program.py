@@ -6,22 +6,29 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from tests.simulators import FakeClock
+from tokenproxy.core.provider import Account, Provider, Registration
 from tokenproxy.errors import UnknownAccountError
 from tokenproxy.metrics import AccountGauge
+from tokenproxy.oauth.state import LoginState
+from tokenproxy.stores.memory import MemoryStore
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+BOOKS = Provider(name="plain", token_url="https://login.example/token")
 TOKEN = "the-admin-token-of-these-tests"
 
 
 @dataclass
 class Program:
-    """Implements ``Accounts`` and ``Operations``; ``fails`` makes its next call raise."""
+    """Implements ``Accounts`` and ``Operations``; ``fails`` makes its next call raise. State is the real thing."""
 
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     imported: list[bytes] = field(default_factory=list)
     fails: Exception | None = None
 
     def __post_init__(self) -> None:
+        accounts = {"books": Account(name="books", provider=BOOKS, registration=Registration(client_id="c"))}
+        self.states = LoginState(MemoryStore(), clock=FakeClock(), accounts=lambda: accounts)
         self.put("books", state="ok", generation=3, live=True, expires_at="2026-11-22T12:38:00Z")
 
     def put(self, account: str, **said: Any) -> None:

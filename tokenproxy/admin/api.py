@@ -32,8 +32,9 @@ from tokenproxy.admin.guard import Guard
 from tokenproxy.admin.health import Health
 from tokenproxy.admin.operations import Operations
 from tokenproxy.admin.problems import to_problem
+from tokenproxy.admin.state import StateCalls
 from tokenproxy.admin.token import AdminToken
-from tokenproxy.core.interfaces import Accounts
+from tokenproxy.core.interfaces import Accounts, States
 from tokenproxy.errors import TokenproxyError
 from tokenproxy.log import event
 
@@ -76,6 +77,7 @@ class Desk:
     exposition: Exposition
     token: Callable[[], AdminToken]
     """The one in force: a reload may change it."""
+    states: States
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     # health and metrics
@@ -158,6 +160,7 @@ class Desk:
 
     def changes(self) -> list[web.RouteDef]:
         return [
+            *StateCalls(self.states).routes(),
             web.post(f"{_ACCOUNT}/refresh", typed(self.refresh)),
             web.post(f"{_ACCOUNT}/tokens", typed(self.import_answer, (JSON, TEXT))),
             web.post(f"{_ACCOUNT}/rebind", typed(self.rebind)),
@@ -169,7 +172,7 @@ class Desk:
 
 def socket_app(desk: Desk) -> web.Application:
     """Every call, for commands that may open the Unix socket."""
-    return _app([*desk.probes(), *desk.readings(), *desk.changes()])
+    return _app([*desk.probes(), *desk.changes(), *desk.readings()])
 
 
 def tcp_app(desk: Desk, guard: Guard) -> web.Application:
@@ -178,7 +181,7 @@ def tcp_app(desk: Desk, guard: Guard) -> web.Application:
         web.route(change.method, change.path, _with_token(change.handler, desk.token))
         for change in desk.changes()
     ]
-    routes = [web.get("/", desk.start_page), *desk.probes(), *desk.readings(), *changes]
+    routes = [web.get("/", desk.start_page), *desk.probes(), *changes, *desk.readings()]
     return _app(routes, guard=guard)
 
 

@@ -111,7 +111,8 @@ class AdminClient:
 
 
 def _at(account: str) -> str:
-    return f"/api/accounts/{quote(account, safe='/@')}"
+    # The slash as well: ``NAME/state`` would ask for the state of NAME.
+    return f"/api/accounts/{quote(account, safe='@')}"
 
 
 def _read(answer: bytes) -> dict[str, Any]:

@@ -272,6 +272,27 @@ class Accounts(Protocol):
     async def rebind(self, account: str) -> dict[str, Any]: ...
 
 
+class States(Protocol):
+    """
+    State of logins as operators and applications handle it; every call raises ``UnknownAccountError``.
+
+    A value as a dict: path, backend, expires_at (ISO 8601 or None) and, unless it is a backend value, value. What has
+    expired is not there.
+    """
+
+    async def listing(self, account: str) -> list[dict[str, Any]]:
+        """By path."""
+
+    async def get(self, account: str, path: str) -> dict[str, Any]:
+        """Raises ``NoStateError``, and ``BadStateError`` for what is no path."""
+
+    async def put(self, account: str, path: str, value: StateValue) -> dict[str, Any]:
+        """In the place of what is there; gives it without the value. Raises ``BadStateError``."""
+
+    async def drop(self, account: str, path: str) -> dict[str, Any]:
+        """Raises ``NoStateError``, and ``BadStateError`` for what is no path."""
+
+
 @dataclass(frozen=True, slots=True)
 class Landing:
     """What a browser that came back from a provider is shown."""

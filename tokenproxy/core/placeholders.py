@@ -24,7 +24,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import quote, unquote_to_bytes
 from xml.sax.saxutils import escape
 
@@ -60,6 +60,13 @@ class Values:
     shared: Mapping[str, StateValue]
     """``[[path]]``: under the account's own name."""
     now: datetime
+
+
+class ValueSource(Protocol):
+    """Where a request's values come from; ``oauth.state.LoginState`` is the one."""
+
+    async def values(self, account: str) -> Values:
+        """Of a login, as they are now; from memory where it is in use. Raises ``StoreError``."""
 
 
 def valid_path(path: str) -> bool:

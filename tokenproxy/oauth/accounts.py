@@ -86,22 +86,7 @@ class OperatorAccounts:
         return await self.status(account)
 
     def _require(self, account: str) -> Account:
-        known = self._accounts()
-        table, slash, sub = account.partition("/")
-        spec = known.get(table)
-        if spec is None:
-            raise UnknownAccountError(
-                f"there is no account {table} in the config; it has: {', '.join(sorted(known))}",
-                account=account,
-                next_step="tokenproxy status",
-            )
-        if slash and not valid_sub(sub):
-            raise UnknownAccountError(
-                f"{account!r} cannot be a login of {table}: after the slash come 1 to 128 letters, digits or any of ._@-",
-                account=account,
-                next_step="tokenproxy status",
-            )
-        return spec
+        return configured(self._accounts(), account)
 
     def _require_login(self, account: str, what: str) -> Account:
         """Import and rebind are about tokens that a person brought."""
@@ -156,6 +141,25 @@ class OperatorAccounts:
             "live": live,
             "renewable": entry.renewable if entry else None,
         }
+
+
+def configured(known: Mapping[str, Account], account: str) -> Account:
+    """The table of an account or of a login under it; raises ``UnknownAccountError``."""
+    table, slash, sub = account.partition("/")
+    spec = known.get(table)
+    if spec is None:
+        raise UnknownAccountError(
+            f"there is no account {table} in the config; it has: {', '.join(sorted(known))}",
+            account=account,
+            next_step="tokenproxy status",
+        )
+    if slash and not valid_sub(sub):
+        raise UnknownAccountError(
+            f"{account!r} cannot be a login of {table}: after the slash come 1 to 128 letters, digits or any of ._@-",
+            account=account,
+            next_step="tokenproxy status",
+        )
+    return spec
 
 
 def _iso(at: datetime | None) -> str | None:
