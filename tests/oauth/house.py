@@ -128,7 +128,10 @@ class House:
         self._stack.push_async_callback(store.close)
         self.store = Unreliable(store)
         endpoint = Endpoint(
-            tls_context, origins=Origins(base=Path("/"), environ=os.environ), timeout=self._timeout
+            tls_context,
+            origins=Origins(base=Path("/"), environ=os.environ),
+            timeout=self._timeout,
+            monotonic=self.clock.monotonic,
         )
         self._stack.push_async_callback(endpoint.close)
         self.source = Source(

@@ -209,7 +209,7 @@ def built(name: str, table: ProviderTable, tls: TLSFiles) -> Provider:
             headers=MappingProxyType(inject.headers),
         ),
         validate=Validate(url=probe.url, method=probe.method, ok=tuple(probe.ok), introspect=probe.introspect)
-        if probe.url
+        if probe.url or (probe.introspect and table.issuer)
         else None,
         revoke=Revoke(**{**dict(revoke), "headers": MappingProxyType(revoke.headers)})
         if revoke.url

@@ -55,10 +55,16 @@ def _attempt(
     if account.provider.client_auth in _SIGNED:
         assertion = (yield client_assertion(account, now=now)).body.decode()
     request = token_request(account, params, url=url, assertion=assertion)
+    proven = ""
     if dpop_key:
         signed = yield proof(dpop_key, method=request.method, url=request.url, now=now, nonce=nonce)
-        request = replace(request, headers={**request.headers, "DPoP": signed.body.decode()})
-    return (yield request)
+        proven = signed.body.decode()
+        request = replace(request, headers={**request.headers, "DPoP": proven})
+    reply = yield request
+    for ours in (assertion, proven):  # some quote the request in their errors, which end up in our texts
+        if ours:
+            reply = replace(reply, body=reply.body.replace(ours.encode(), "…".encode()))
+    return reply
 
 
 def proof_key(account: Account, held: TokenSet | None = None) -> Flow[str | None]:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from types import SimpleNamespace
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import aiohttp
 from yarl import URL
 
-from tokenproxy.core.account import Event, Reason
 from tokenproxy.core.interfaces import TokenOrigins
 from tokenproxy.core.provider import Account, origin_of
 from tokenproxy.core.replies import LARGEST_ANSWER, Reply
@@ -29,36 +29,16 @@ from tokenproxy.core.tokens import TokenSet
 from tokenproxy.core.validation import liveness
 from tokenproxy.errors import TokenproxyError
 from tokenproxy.oauth import signer
+from tokenproxy.oauth.calls import AnswerLostError, NotSentError, NotSignedError, OriginFailedError
+from tokenproxy.oauth.discovery import Discovery
+
+__all__ = ["AnswerLostError", "Endpoint", "NotSentError"]
 
 T = TypeVar("T")
 
 CONNECT_TIMEOUT: Final = 5.0
 TOTAL_TIMEOUT: Final = 15.0
 """Seconds for one call; half of the lease, so that a holder never sends when its lease is nearly over."""
-
-
-class NotSentError(Exception):
-    """Nothing of the request left this machine; its text is a phrase without addresses or secrets."""
-
-    event: ClassVar[Event] = Event.PROVIDER_DOWN
-    reason: ClassVar[Reason] = Reason.PROVIDER_DOWN
-
-
-class OriginFailedError(NotSentError):
-    """The file, command or variable that something is read from gives nothing."""
-
-    reason = Reason.SOURCE_FAILED
-
-
-class NotSignedError(NotSentError):
-    """The account's key signs nothing: only the operator has another."""
-
-    event = Event.REGISTRATION_REFUSED
-    reason = Reason.CLIENT_REFUSED
-
-
-class AnswerLostError(Exception):
-    """The request was or may have been sent, and no whole answer came back."""
 
 
 class Endpoint:
@@ -70,11 +50,13 @@ class Endpoint:
         *,
         origins: TokenOrigins | None = None,
         timeout: float = TOTAL_TIMEOUT,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         ``tls`` makes a context for calls to a provider; raises ``TokenproxyError`` for files it cannot use.
 
-        ``origins`` is where grants read tokens that others made; None: nowhere. ``timeout`` in seconds, for one whole call.
+        ``origins`` is where grants read tokens that others made; None: nowhere. ``timeout`` in seconds, for all
+        that one flow sends together. ``monotonic`` tells the age of issuers' metadata.
         """
         self._tls = tls
         self._timeout = timeout
@@ -85,20 +67,31 @@ class Endpoint:
         self._sessions: dict[TLSFiles, aiohttp.ClientSession] = {}
         self._nonces: dict[str, str] = {}
         """Origin -> the newest nonce that it handed out (RFC 9449 section 8.2)."""
+        self._discovery = Discovery(self.send, monotonic=monotonic)
+
+    async def resolved(self, account: Account) -> Account:
+        """
+        The account as its flows need it: with every address that its provider's issuer tells.
+
+        For an account without an issuer it is the same, at once. Raises ``NotSentError``.
+        """
+        return await self._discovery.resolved(account)
 
     async def run(self, flow: Flow[T], account: Account) -> T:
         """Perform a flow; gives what it comes to. Raises ``NotSentError`` or ``AnswerLostError``."""
+        budget = _Budget(self._timeout)
         try:
             step = next(flow)
             while True:
-                step = flow.send(await self._perform(step, account.provider.tls))
+                step = flow.send(await self._perform(step, account.provider.tls, budget))
         except StopIteration as finished:
             result: T = finished.value
             return result
 
-    async def _perform(self, step: Step, tls: TLSFiles) -> Reply:
+    async def _perform(self, step: Step, tls: TLSFiles, budget: _Budget) -> Reply:
         if isinstance(step, TokenRequest):
-            return await self.send(step, tls)
+            with budget:
+                return await self.send(step, tls, timeout=budget.left)
         if isinstance(step, SignRequest):
             return Reply(200, {}, self._sign(step).encode())
         if isinstance(step, KeyRequest):
@@ -148,12 +141,15 @@ class Endpoint:
 
     async def is_live(self, account: Account, tokens: TokenSet, *, now: datetime) -> bool | None:
         """Ask the provider's validate call; None where it says nothing (unreachable, 5xx, a limit)."""
+        validate = account.provider.validate
         try:
+            if validate is not None and not validate.url:
+                account = await self.resolved(account)
             return await self.run(liveness(account, tokens, now=now), account)
         except (NotSentError, AnswerLostError):
             return None
 
-    async def send(self, request: TokenRequest, tls: TLSFiles) -> Reply:
+    async def send(self, request: TokenRequest, tls: TLSFiles, *, timeout: float | None = None) -> Reply:  # noqa: ASYNC109 - of aiohttp's own kind, which tells sent from not sent
         """One request, one answer. Raises ``NotSentError`` or ``AnswerLostError``, which quote no address."""
         sent = SimpleNamespace(connected=False)
         try:
@@ -168,6 +164,7 @@ class Endpoint:
                 data=request.body,
                 allow_redirects=False,
                 trace_request_ctx=sent,
+                timeout=_timeout(self._timeout if timeout is None else timeout),
             ) as response:
                 body = await _read(response)
                 headers = {name.lower(): value for name, value in response.headers.items()}
@@ -190,8 +187,26 @@ class Endpoint:
     def _session(self, tls: TLSFiles) -> aiohttp.ClientSession:
         session = self._sessions.get(tls)
         if session is None:
-            session = self._sessions[tls] = _new_session(self._tls(tls), self._timeout)
+            session = self._sessions[tls] = _new_session(self._tls(tls))
         return session
+
+
+class _Budget:
+    """
+    Seconds that a flow may still spend on the network.
+
+    A flow that asks twice (a nonce) is done before the renewal's lease is, like one that asks once.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+        self._begun = 0.0
+
+    def __enter__(self) -> None:
+        self._begun = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.left -= time.monotonic() - self._begun
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -204,7 +219,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def _new_session(context: ssl.SSLContext, timeout: float) -> aiohttp.ClientSession:
+def _new_session(context: ssl.SSLContext) -> aiohttp.ClientSession:
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_end.append(_connected)
     session = aiohttp.ClientSession(
@@ -212,7 +227,6 @@ def _new_session(context: ssl.SSLContext, timeout: float) -> aiohttp.ClientSessi
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity"},
         skip_auto_headers={"User-Agent", "Content-Type"},
-        timeout=aiohttp.ClientTimeout(total=timeout, connect=CONNECT_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
         trace_configs=[trace],
         max_line_size=64 * 1024,
         max_field_size=64 * 1024,
@@ -221,6 +235,12 @@ def _new_session(context: ssl.SSLContext, timeout: float) -> aiohttp.ClientSessi
     # GET must not be. There is no public switch; tests/oauth/test_endpoint.py notices if this one goes away.
     session._retry_connection = False  # noqa: SLF001
     return session
+
+
+def _timeout(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(
+        total=max(seconds, 0.001), connect=CONNECT_TIMEOUT, sock_connect=CONNECT_TIMEOUT
+    )
 
 
 async def _connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:

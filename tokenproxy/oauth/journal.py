@@ -21,6 +21,7 @@ from tokenproxy import log
 from tokenproxy.core.account import Event, Reason, Standing, State, advance
 from tokenproxy.core.grants import Ask, renewal, traits_of
 from tokenproxy.core.interfaces import Claim, Clock, KeepAnswer, Store
+from tokenproxy.core.provider import Account
 from tokenproxy.core.replies import Answer, Failure, Granted, without
 from tokenproxy.core.schedule import LIVE_FOR, MISCONFIGURED_PAUSE, backoff
 from tokenproxy.core.tokens import TokenSet
@@ -94,6 +95,8 @@ class Journal:
         if not entry.renewable:
             return await self._nothing_to_renew_with(entry)
         started = self._clock.monotonic()
+        asked_as = entry.account
+        asking = await self._resolved(asked_as)  # before the lease begins to run
         try:
             claim = await self._store.claim(
                 entry.name, generation=entry.tokens.generation, now=self._clock.now(), lease=LEASE
@@ -106,9 +109,9 @@ class Journal:
         # To ask again spends nothing, so that an account which does is never in doubt.
         spends = traits_of(entry.account).person
         doubt = spends and claim.found_in_flight is not None
-        asked_as = entry.account
         try:
-            asked, answer = await self._ask(entry, doubt=doubt, refused=trigger == "on_401" or entry.dead)
+            refused = trigger == "on_401" or entry.dead
+            asked, answer = await self._ask(entry, asking, doubt=doubt, refused=refused)
         except Exception:  # a mistake of ours: nobody knows what was sent, but the lease must not outlive it
             await self._record(entry, claim, entry.standing, keep_mark=spends, rotated=None)
             raise
@@ -151,17 +154,30 @@ class Journal:
             entry.bury()
         return live
 
-    async def _ask(self, entry: Entry, *, doubt: bool, refused: bool) -> tuple[int, Answer]:
+    async def _resolved(self, account: Account) -> Account | Failure:
+        """The account with a token endpoint, which is all that a renewal needs of its issuer."""
+        if account.provider.token_url:
+            return account
+        try:
+            return await self._endpoint.resolved(account)
+        except NotSentError as error:
+            return Failure(error.event, error.reason, str(error))
+
+    async def _ask(
+        self, entry: Entry, asking: Account | Failure, *, doubt: bool, refused: bool
+    ) -> tuple[int, Answer]:
         """
         Send the request; after a lost answer send it once more, at once and with the same refresh token.
 
         There is no other token to send: a provider with a grace window gives the pair again, a strict one has
         nothing more to take away. Gives how often it was or may have been sent.
         """
+        if isinstance(asking, Failure):
+            return 0, asking
         for attempt in (1, 2):
             flow = renewal(
                 Ask(
-                    account=entry.account,
+                    account=asking,
                     held=entry.tokens,
                     now=self._clock.now(),
                     refused=refused,
@@ -169,7 +185,7 @@ class Journal:
                 )
             )
             try:
-                return attempt, await self._endpoint.run(flow, entry.account)
+                return attempt, await self._endpoint.run(flow, asking)
             except NotSentError as error:
                 kind = Event.ANSWER_LOST if doubt or attempt > 1 else error.event
                 reason = Reason.ANSWER_LOST if doubt or attempt > 1 else error.reason
