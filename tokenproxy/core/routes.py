@@ -10,6 +10,8 @@ from typing import Final
 from tokenproxy.core.provider import Inject
 from tokenproxy.core.settings import Replay, TLSFiles
 
+DOT_SEGMENT: Final = re.compile(r"(?:^|[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:$|[/\\;]|%2f|%5c|%3b)", re.IGNORECASE)
+"""In a path: ``.`` and ``..`` however an upstream may decode them; ``..;`` is one for Tomcat."""
 _ACCOUNT_NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,128}")
 
 

@@ -12,7 +12,7 @@ from aiohttp import HttpVersion10, HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
-from tokenproxy.core.routes import RouteTable, valid_sub
+from tokenproxy.core.routes import DOT_SEGMENT, RouteTable, valid_sub
 from tokenproxy.proxy.lane import Lane, canonical
 from tokenproxy.proxy.problem import ProblemError, bad_request
 
@@ -62,8 +62,6 @@ CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
 _LOOPBACK: Final = re.compile(r"localhost|\[::1\]|127(?:\.[0-9]{1,3}){3}")
-_DOT_SEGMENT: Final = re.compile(r"(?:^|[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:$|[/\\;]|%2f|%5c|%3b)", re.IGNORECASE)
-"""``.`` and ``..`` however an upstream may decode them; ``..;`` is one for Tomcat."""
 _NO_MORE_FIELDS: Final[Mapping[bytes, frozenset[bytes]]] = {
     spelling: frozenset() for spelling in (b"keep-alive", b"Keep-Alive", b"close", b"Close")
 }
@@ -196,7 +194,7 @@ class Gate:
         path = target.partition("?")[0]
         if "#" in target:
             raise bad_request("The target of the request has a fragment.")
-        if ("." in path or "%" in path or "\\" in path) and _DOT_SEGMENT.search(path):
+        if ("." in path or "%" in path or "\\" in path) and DOT_SEGMENT.search(path):
             raise bad_request("The path of the request has a dot segment, plain or encoded.")
         route = self._table.match(own, path)
         if route is None:
