@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import resource
+import secrets
 import signal
 import ssl
 import time
@@ -28,7 +29,7 @@ from tokenproxy.admin.health import Health
 from tokenproxy.admin.server import Running, serve_tcp, serve_unix
 from tokenproxy.admin.token import AdminToken, file_token
 from tokenproxy.config import Config, StoreSettings
-from tokenproxy.core.interfaces import Accounts, Store, TokenOrigins
+from tokenproxy.core.interfaces import Accounts, Clock, Logins, Store, TokenOrigins
 from tokenproxy.core.routes import RouteTable
 from tokenproxy.core.settings import TLSFiles
 from tokenproxy.errors import NotRunningError, StoreError, TokenproxyError
@@ -36,6 +37,7 @@ from tokenproxy.metrics import Metrics
 from tokenproxy.oauth import scheduler
 from tokenproxy.oauth.accounts import OperatorAccounts
 from tokenproxy.oauth.endpoint import Endpoint
+from tokenproxy.oauth.logins import LoginDesk
 from tokenproxy.oauth.source import Source
 from tokenproxy.oauth.state import LoginState
 from tokenproxy.oauth.tasks import Tasks
@@ -96,6 +98,7 @@ class App:
         self.source: Source
         self.accounts: Accounts
         self.state: LoginState
+        self.logins: Logins
         self._plane: Plane
 
     # -- start ---------------------------------------------------------------------------------------------------
@@ -126,6 +129,15 @@ class App:
             self.source, store=self.store, clock=self.clock, accounts=lambda: self.config.accounts
         )
         self.state = LoginState(self.store, clock=self.clock, accounts=lambda: self.config.accounts)
+        logins = self.logins = _login_desk(
+            lambda: self.config,
+            source=self.source,
+            store=self.store,
+            endpoint=endpoint,
+            clock=self.clock,
+            accounts=self.accounts,
+        )
+        self._stack.push_async_callback(logins.close)
         self._plane = Plane(
             plane_settings(config),
             source=self.source,
@@ -373,6 +385,8 @@ class OperatorFace:
 
     running: bool
     accounts: Accounts
+    logins: Logins | None
+    """None while ``serve`` runs: its own desk has the callback address."""
     _client: AdminClient | None
     _store: Store | None
     _config: Config
@@ -417,7 +431,13 @@ async def operations(
             yield face
         return
     yield OperatorFace(
-        running=True, accounts=client, _client=client, _store=None, _config=config, _environ=environ
+        running=True,
+        accounts=client,
+        logins=None,
+        _client=client,
+        _store=None,
+        _config=config,
+        _environ=environ,
     )
 
 
@@ -442,20 +462,48 @@ async def _offline(
             jitter=_jitter,
         )
         accounts = OperatorAccounts(source, store=store, clock=clock, accounts=lambda: config.accounts)
+        logins = _login_desk(
+            lambda: config, source=source, store=store, endpoint=endpoint, clock=clock, accounts=accounts
+        )
         try:
             yield OperatorFace(
                 running=False,
                 accounts=accounts,
+                logins=logins,
                 _client=None,
                 _store=store,
                 _config=config,
                 _environ=environ,
             )
         finally:
+            await logins.close()
             await source.close()
             await endpoint.close()
     finally:
         await store.close()
+
+
+def _login_desk(
+    config: Callable[[], Config],
+    *,
+    source: Source,
+    store: Store,
+    endpoint: Endpoint,
+    clock: Clock,
+    accounts: Accounts,
+) -> LoginDesk:
+    admin = config().admin
+    return LoginDesk(
+        accounts=lambda: config().accounts,
+        source=source,
+        store=store,
+        endpoint=endpoint,
+        clock=clock,
+        secret=lambda: secrets.token_urlsafe(32),
+        public_url=admin.public_url,
+        return_to=lambda: config().admin.return_to,
+        status=accounts.status,
+    )
 
 
 def socket_path(config: Config) -> Path:

@@ -12,6 +12,7 @@ What we raise on purpose, by who must act.
     └── AccountError           why an account has no token to give       503 to the caller
         ├── BadImportError             the operator handed in what is no token answer              exit 2
         ├── NoLoginError               the operator wants to log in what needs no login       exit 2
+        ├── BadLoginError              what was asked for makes no login                           exit 2
         ├── UnknownAccountError        the operator named one that the config does not have   exit 2
         ├── LoginRequiredError         a person must log in
         ├── MisconfiguredError         the operator must change the config
@@ -131,6 +132,13 @@ class BadStateError(AccountError):
 
 class NoLoginError(AccountError):
     code = "needs_no_login"
+    exit_code = 2
+
+
+class BadLoginError(AccountError):
+    """A login cannot begin as it was asked for."""
+
+    code = "bad_login"
     exit_code = 2
 
 

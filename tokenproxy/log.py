@@ -67,9 +67,12 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "registration_changed": Kind(
         _ERROR, "The config names another provider or client than the tokens'; they are not sent there."
     ),
-    "token_imported": Kind(_INFO, "An import brought a token set."),
+    "token_imported": Kind(_INFO, "An import or a login brought a token set."),
     "account_forgotten": Kind(_INFO, "A logout dropped the tokens of an account."),
     "account_rebound": Kind(_INFO, "The operator bound stored tokens to the registration of the config."),
+    "login_begun": Kind(_INFO, "Somebody began a login; `login` tells attempts apart."),
+    "login_succeeded": Kind(_INFO, "A login brought what it was for."),
+    "login_failed": Kind(_WARNING, "A login ended without tokens, for `reason`."),
     # the store
     "store_failed": Kind(_ERROR, "The store could not be read or written."),
     "store_recovered": Kind(_INFO, "The store works again."),

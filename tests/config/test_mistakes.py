@@ -115,6 +115,8 @@ ACME = '[providers.acme]\ntoken_url = "https://acme.example/token"\n'
 
 PROVIDERS = [
     (GOOD + ACME + 'pkce = "S512"', 'providers.acme.pkce: "S512" is not a code challenge. Known: S256, none, plain   line 11'),
+    (GOOD + ACME + 'callback.token = "code=(.+)"', "providers.acme.callback.token: needs a group named token: (?<token>...)   line 11"),
+    (GOOD + ACME + 'callback.key = "(?<=a)(?<key>b)"', "providers.acme.callback.key: is no expression that google-re2 takes (invalid perl operator: (?<=)   line 11"),
     (GOOD + ACME + 'callback.mode = "hash"', 'providers.acme.callback.mode: "hash" is not a mode. Known: form_post, fragment, query   line 11'),
     (GOOD + ACME + "dead_when = [{ statuz = 200 }]", 'providers.acme.dead_when[0].statuz: unknown setting. Did you mean "status"?   line 11'),
     (GOOD + ACME + "dead_unless = [{}]", "providers.acme.dead_unless[0]: says nothing: status, header, json or body must be there   line 11"),

@@ -9,6 +9,7 @@ from typing import Any, Final
 from tokenproxy.errors import (
     AccountError,
     BadImportError,
+    BadLoginError,
     BadStateError,
     ConfigError,
     LoginRequiredError,
@@ -42,6 +43,7 @@ ANSWERS: Final[Mapping[type[TokenproxyError], Answer]] = {
     BadImportError: Answer(422, "bad_import", "not a token answer"),
     NoStateError: Answer(404, "no_state", "no such state"),
     BadStateError: Answer(422, "bad_state", "not a value that may be kept"),
+    BadLoginError: Answer(422, "bad_login", "the login cannot begin"),
     NoLoginError: Answer(409, "needs_no_login", "the account needs no login"),
     UnknownAccountError: Answer(404, "unknown_account", "unknown account"),
     LoginRequiredError: Answer(409, "login_required", "login required"),

@@ -548,6 +548,7 @@ class ProviderTable(Table):
     refresh_params: Words = {}
     token_headers: Headers = {}
     rename: Words = {}
+    authorize_rename: Words = {}
     scopes: Scopes = []
     scope_separator: Annotated[str, Kind("text")] = " "
     exchange_scope: Flag = False

@@ -16,6 +16,7 @@ from tokenproxy.config.lines import Keys
 from tokenproxy.config.models import AnswerTable, CallbackTable, ErrorTable, ProviderTable, SignalTable
 from tokenproxy.config.values import PresetInfo
 from tokenproxy.config.words import Report, did_you_mean, quoted, shown
+from tokenproxy.core.expressions import problem_of
 from tokenproxy.core.provider import (
     PKCE,
     AnswerFields,
@@ -187,6 +188,7 @@ def built(name: str, table: ProviderTable, tls: TLSFiles) -> Provider:
         refresh_params=MappingProxyType(table.refresh_params),
         token_headers=MappingProxyType(table.token_headers),
         rename=MappingProxyType(table.rename),
+        authorize_rename=MappingProxyType(table.authorize_rename),
         scopes=tuple(table.scopes),
         scope_separator=table.scope_separator,
         exchange_scope=table.exchange_scope,
@@ -263,6 +265,9 @@ def check_own(table: ProviderTable, keys: Keys, report: Report) -> None:
             addresses.template(text, fragment=below == ("authorize_url",))
         except ValueError as wrong:
             report.problem((*keys, *below), str(wrong))
+    for group, pattern in (("token", table.callback.token), ("key", table.callback.key)):
+        if pattern and (problem := problem_of(pattern, group)):
+            report.problem((*keys, "callback", group), problem)
     _check_inject(table, keys, report)
     for name in ("dead_when", "dead_unless"):
         for row, signal in enumerate(getattr(table, name)):

@@ -267,6 +267,8 @@ class Provider:
     token_headers: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     rename: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     """Standard parameter name -> this provider's; an empty name leaves the parameter out."""
+    authorize_rename: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    """As ``rename``, for the authorization request, and going before it."""
     scopes: tuple[str, ...] = ()
     """Asked for where the account names none."""
     scope_separator: str = " "

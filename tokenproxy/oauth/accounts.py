@@ -43,12 +43,12 @@ class OperatorAccounts:
         return [self._describe(name, summaries.get(name)) for name in sorted(names)]
 
     async def status(self, account: str) -> dict[str, Any]:
-        self._require(account)
+        configured(self._accounts(), account)
         summaries = {summary.account: summary for summary in await self._store.summaries()}
         return self._describe(account, summaries.get(account))
 
     async def import_answer(self, account: str, answer: bytes) -> dict[str, Any]:
-        spec = self._require_login(account, "import")
+        spec = configured_login(self._accounts(), account, "import")
         tokens = read_import(answer, provider=spec.provider, now=self._clock.now(), scope=spec.scope)
         if tokens is None:
             raise BadImportError(
@@ -65,12 +65,12 @@ class OperatorAccounts:
         return await self.status(account)
 
     async def refresh(self, account: str) -> dict[str, Any]:
-        self._require(account)
+        configured(self._accounts(), account)
         await self._source.refresh(account)
         return await self.status(account)
 
     async def logout(self, account: str) -> dict[str, Any]:
-        self._require(account)
+        configured(self._accounts(), account)
         try:
             await self._source.forget(account)
         except StoreError as error:
@@ -78,26 +78,12 @@ class OperatorAccounts:
         return await self.status(account)
 
     async def rebind(self, account: str) -> dict[str, Any]:
-        self._require_login(account, "rebind")
+        configured_login(self._accounts(), account, "rebind")
         try:
             await self._source.rebind(account)
         except StoreError as error:
             raise _store_failed(account, error) from None
         return await self.status(account)
-
-    def _require(self, account: str) -> Account:
-        return configured(self._accounts(), account)
-
-    def _require_login(self, account: str, what: str) -> Account:
-        """Import and rebind are about tokens that a person brought."""
-        spec = self._require(account)
-        if not traits_of(spec).person:
-            raise NoLoginError(
-                f"account {spec.name} obtains its tokens by itself (grant {spec.grant}): there is nothing to {what}",
-                account=account,
-                next_step=f"tokenproxy refresh {spec.name}   (to obtain one now)",
-            )
-        return spec
 
     def _describe(self, account: str, summary: Summary | None) -> dict[str, Any]:
         spec = self._accounts()[table_of(account)]
@@ -158,6 +144,18 @@ def configured(known: Mapping[str, Account], account: str) -> Account:
             f"{account!r} cannot be a login of {table}: after the slash come 1 to 128 letters, digits or any of ._@-",
             account=account,
             next_step="tokenproxy status",
+        )
+    return spec
+
+
+def configured_login(known: Mapping[str, Account], account: str, what: str) -> Account:
+    """The same for what only tokens can be asked that a person brought. Raises ``NoLoginError`` too."""
+    spec = configured(known, account)
+    if not traits_of(spec).person:
+        raise NoLoginError(
+            f"account {spec.name} obtains its tokens by itself (grant {spec.grant}): there is nothing to {what}",
+            account=account,
+            next_step=f"tokenproxy refresh {spec.name}   (to obtain one now)",
         )
     return spec
 

@@ -1,0 +1,665 @@
+"""
+Where logins are begun and where browsers come back to; satisfies ``core.interfaces.Logins``.
+
+Rules (oauth.md 4.7): a state counts once and only for its account and browser; a code is exchanged at once, by a task of
+its own that no hang-up stops, and is never sent twice; nothing is stored before everything about the answer is right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+from tokenproxy import log
+from tokenproxy.core.account import Event
+from tokenproxy.core.interfaces import Clock, Landing, StateValue, Store
+from tokenproxy.core.login import (
+    LONGEST_ADDRESS,
+    Arrival,
+    Attempt,
+    Caught,
+    DeviceLogin,
+    Poll,
+    Unwelcome,
+    arrival,
+    authorization_address,
+    by_device,
+    callback_address,
+    device_authorization,
+    device_poll,
+    exchange,
+    implicit,
+    mode_of,
+    next_interval,
+    pushed_address,
+    question_about,
+    read_landing,
+    same_registration,
+    secrets_of,
+    state_in,
+)
+from tokenproxy.core.provider import IMPLICIT, PKCE, Account, CallbackMode, CallbackPath
+from tokenproxy.core.replies import Answer, Failure, Granted, without
+from tokenproxy.core.revocation import revocation
+from tokenproxy.core.steps import Flow
+from tokenproxy.core.tokens import TokenSet
+from tokenproxy.errors import (
+    AccountError,
+    BadLoginError,
+    MisconfiguredError,
+    ProviderUnavailableError,
+    StoreError,
+    UnknownLoginError,
+)
+from tokenproxy.oauth.accounts import configured, configured_login
+from tokenproxy.oauth.attempts import LIFE, Attempts, Login
+from tokenproxy.oauth.endpoint import AnswerLostError, Endpoint, NotSentError
+from tokenproxy.oauth.landings import code_of, landing
+from tokenproxy.oauth.source import Source
+from tokenproxy.oauth.tasks import Tasks
+
+_log = logging.getLogger("tokenproxy.oauth")
+
+T = TypeVar("T")
+
+EXCHANGE_PATIENCE: Final = 20.0
+"""Seconds that ``close`` waits for exchanges that were sent; more than one token call may take."""
+_LONGEST_WAIT: Final = 60.0
+_KEY: Final = re.compile(r"[A-Za-z0-9._~-]{16,128}")
+
+
+class LoginDesk:
+    """Begins logins, receives browsers, polls for devices."""
+
+    def __init__(
+        self,
+        *,
+        accounts: Callable[[], Mapping[str, Account]],
+        source: Source,
+        store: Store,
+        endpoint: Endpoint,
+        clock: Clock,
+        secret: Callable[[], str],
+        public_url: str,
+        return_to: Callable[[], tuple[str, ...]] = tuple,
+        status: Callable[[str], Awaitable[dict[str, Any]]],
+    ) -> None:
+        """
+        ``secret`` gives 43 unreserved characters of 256 random bits, each time others; ``return_to`` the prefixes that a
+        browser may be sent on to, beside ``public_url``; ``status`` is ``Accounts.status``.
+        """
+        self._accounts = accounts
+        self._source = source
+        self._store = store
+        self._endpoint = endpoint
+        self._clock = clock
+        self._secret = secret
+        self._public_url = public_url.rstrip("/")
+        self._return_to = return_to
+        self._status = status
+        self._attempts = Attempts()
+        self._exchanges = Tasks()
+        self._waiting = Tasks()
+        self._tidying: asyncio.Task[None] | None = None
+
+    # -- begin -----------------------------------------------------------------------------------------------------
+
+    async def begin(
+        self,
+        account: str,
+        *,
+        device: bool = False,
+        key: str | None = None,
+        return_to: str | None = None,
+        replace: bool = False,
+    ) -> dict[str, Any]:
+        spec = configured_login(self._accounts(), account, "log in")
+        device = device or by_device(spec)
+        self._require_way(spec, account, device=device)
+        if key is not None and not _KEY.fullmatch(key):
+            raise BadLoginError(
+                "key must be 16 to 128 letters, digits or any of ._~-",
+                account=account,
+                next_step="leave key out, or give a random one",
+            )
+        if return_to and not self._may_return_to(return_to):
+            raise BadLoginError(
+                "return_to is no address that a browser may be sent on to",
+                account=account,
+                next_step="list it in admin.return_to",
+            )
+        if device:
+            login = await self._begin_device(spec, account)
+        else:
+            login = await self._begin_browser(spec, account, key or self._secret())
+        login.replace, login.return_to = replace, return_to or ""
+        self._expire()
+        self._attempts.add(login)
+        login.hide(login.attempt.state, login.attempt.verifier)
+        log.event(_log, "login_begun", account=account, login=login.short, device=device)
+        self._tidy()
+        if login.device is not None:
+            login.hide(login.device.device_code, login.device.user_code)
+            self._waiting.start(self._wait_for_device(login, login.device), name=f"device {account}")
+        return self._begun(login)
+
+    def _require_way(self, spec: Account, account: str, *, device: bool) -> None:
+        """The provider has a page to log in at. Raises ``BadLoginError``."""
+        provider = spec.provider
+        if device and spec.capture:
+            raise BadLoginError(
+                f"account {spec.name} captures what a browser brings, which a login by device does not",
+                account=account,
+                next_step=f"tokenproxy login {account}",
+            )
+        if device and not provider.device_url:
+            raise BadLoginError(
+                f"provider {provider.name} has no login by device (device_url)",
+                account=account,
+                next_step=f"tokenproxy login {account}",
+            )
+        if not device and not provider.authorize_url:
+            way = "--device" if provider.device_url else ""
+            raise BadLoginError(
+                f"provider {provider.name} has no page to log in at (authorize_url)",
+                account=account,
+                next_step=f"tokenproxy login {account} --device"
+                if way
+                else f"tokenproxy import {account} < answer.json",
+            )
+
+    async def _begin_browser(self, spec: Account, account: str, state: str) -> Login:
+        attempt = Attempt(
+            account=spec,
+            redirect_uri=callback_address(self._public_url, spec, key=state),
+            state=state,
+            verifier=self._secret(),
+            nonce=self._secret(),
+        )
+        address = await self._address(attempt, account)
+        return Login(
+            id=self._secret(),
+            account=account,
+            attempt=attempt,
+            expires_at=self._clock.now() + LIFE,
+            address=address,
+        )
+
+    async def _address(self, attempt: Attempt, account: str) -> str:
+        """Of the provider's page; where parameters are pushed, good for about a minute (RFC 9126 section 2.2)."""
+        if not attempt.account.provider.par_url:
+            return authorization_address(attempt)
+        return await self._asked(pushed_address(attempt, now=self._clock.now()), attempt, account)
+
+    async def _begin_device(self, spec: Account, account: str) -> Login:
+        attempt = Attempt(account=spec, redirect_uri="")
+        now = self._clock.now()
+        device = await self._asked(device_authorization(spec, now=now), attempt, account)
+        return Login(
+            id=self._secret(),
+            account=account,
+            attempt=attempt,
+            expires_at=now + timedelta(seconds=device.expires_in),
+            device=device,
+        )
+
+    async def _asked(self, flow: Flow[T | Failure], attempt: Attempt, account: str) -> T:
+        """What the provider gives before anybody has logged in. Raises ``AccountError`` where it gives nothing."""
+        try:
+            found = await self._endpoint.run(flow, attempt.account)
+        except (NotSentError, AnswerLostError) as error:
+            raise ProviderUnavailableError(
+                f"a login of account {account} cannot begin: {error}", account=account, next_step="try again"
+            ) from None
+        if not isinstance(found, Failure):
+            return found
+        said = without(found.text, secrets_of(attempt))
+        if found.event is Event.PROVIDER_DOWN:
+            raise ProviderUnavailableError(
+                f"a login of account {account} cannot begin: the provider said {said}",
+                account=account,
+                reason=found.reason.value,
+                retry_after=found.retry_after,
+                next_step="try again",
+            )
+        table = attempt.account.name
+        raise MisconfiguredError(
+            f"a login of account {account} cannot begin: the provider said {said}",
+            account=account,
+            reason=found.reason.value,
+            next_step=f"correct [accounts.{table}], then: tokenproxy reload",
+        )
+
+    def _begun(self, login: Login) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "id": login.id,
+            "account": login.account,
+            "expires_at": _iso(login),
+        }
+        if login.device is not None:
+            return found | {
+                "user_code": login.device.user_code,
+                "verification_uri": login.device.verification_uri,
+                "verification_uri_complete": login.device.verification_uri_complete,
+                "interval": login.device.interval,
+            }
+        return found | {
+            "authorize_url": login.address,
+            "callback_url": login.attempt.redirect_uri,
+            "start_url": f"{self._public_url}/login/{login.id}",
+        }
+
+    def _may_return_to(self, address: str) -> bool:
+        return any(_below(address, prefix) for prefix in (self._public_url, *self._return_to()))
+
+    # -- what is asked meanwhile -------------------------------------------------------------------------------------
+
+    async def status(self, login: str, *, wait: float = 0.0) -> dict[str, Any]:
+        self._expire()
+        found = self._attempts.get(login)
+        if wait > 0 and found.open:
+            # A question is for the one who asks: it is not kept from them for long.
+            await found.changed(within=1.0 if found.question else min(wait, _LONGEST_WAIT))
+            self._expire()
+        return await self._describe(found)
+
+    async def confirm(self, login: str) -> dict[str, Any]:
+        self._expire()
+        found = self._attempts.get(login)
+        if found.open and found.tokens is not None and not found.settling:
+            tokens, found.tokens = found.tokens, None
+            await asyncio.shield(
+                self._exchanges.start(self._adopt(found, tokens), name=f"adopt {found.account}")
+            )
+        return await self._describe(found)
+
+    async def cancel(self, login: str) -> dict[str, Any]:
+        self._expire()
+        found = self._attempts.get(login)
+        if found.open and not found.settling:
+            self._fail(found, "cancelled")
+        return await self._describe(found)
+
+    async def open(self, login: str, *, browser: str) -> str:
+        self._expire()
+        found = self._attempts.get(login)
+        if not found.open or found.taken or found.device is not None:
+            raise UnknownLoginError("this login has ended already", next_step="begin it again")
+        found.browser = browser
+        if found.attempt.account.provider.par_url:  # what was pushed before may be used up or too old
+            found.address = await self._address(found.attempt, found.account)
+        return found.address
+
+    def callback_address(self, account: str) -> str:
+        return callback_address(self._public_url, configured(self._accounts(), account))
+
+    async def close(self, *, patience: float = EXCHANGE_PATIENCE) -> None:
+        """Let exchanges that were sent end and be stored; up to ``patience`` seconds."""
+        await self._waiting.finish(patience=0)
+        await self._exchanges.finish(patience=patience)
+
+    async def _describe(self, login: Login) -> dict[str, Any]:
+        return {
+            "id": login.id,
+            "account": login.account,
+            "state": login.state,
+            "error": login.error,
+            "detail": self._page(login).detail if not login.open else "",
+            "next_step": "" if login.open or not login.error else f"tokenproxy login {login.account}",
+            "question": login.question,
+            "expires_at": _iso(login),
+            "result": await self._result(login) if login.state == "success" else None,
+        }
+
+    async def _result(self, login: Login) -> dict[str, Any] | None:
+        try:
+            return await self._status(login.account)
+        except AccountError:  # gone from the config since
+            return None
+
+    # -- a browser comes back ----------------------------------------------------------------------------------------
+
+    async def land(
+        self, address: str, *, account: str = "", key: str = "", browser: str | None = None
+    ) -> Landing:
+        if len(address) > LONGEST_ADDRESS:
+            return landing("address_too_long")
+        self._expire()
+        found = self._by_key(address, key) if key else await self._by_state(address, account)
+        if isinstance(found, str):
+            return landing(found)
+        login, landed = found
+        code = self._take(login, account=account, key=key, browser=browser)
+        if code:
+            return landing(code)
+        await asyncio.shield(
+            self._exchanges.start(self._complete(login, landed), name=f"login {login.account}")
+        )
+        return self._page(login)
+
+    async def paste(self, login: str, address: str) -> dict[str, Any]:
+        self._expire()
+        found = self._attempts.get(login)
+        if found.open and not found.taken:
+            landed = await self._pasted(found, address.strip())
+            await self._complete_once(found, landed)
+        return await self._describe(found)
+
+    async def _pasted(self, login: Login, address: str) -> Arrival:
+        """Raises ``BadLoginError`` for any address but the login's own; the login goes on then."""
+        account = login.attempt.account
+        if login.device is None and len(address) <= LONGEST_ADDRESS:
+            landed = arrival(address, mode_of(account))
+            if _same(await self._presented(account, landed, address), login.attempt.state):
+                return landed
+        raise BadLoginError(
+            "that is not the address that this login ended at",
+            account=login.account,
+            next_step="copy the whole address from the browser once the provider's page has sent it on",
+        )
+
+    async def _complete_once(self, login: Login, landed: Arrival) -> None:
+        if login.taken or not login.open:  # a browser was faster
+            return
+        login.taken = True
+        work = self._complete(login, landed)
+        await asyncio.shield(self._exchanges.start(work, name=f"login {login.account}"))
+
+    async def _presented(self, account: Account, landed: Arrival, address: str) -> str:
+        callback = account.provider.callback
+        if callback.path is CallbackPath.RANDOM:
+            return re.split("[?#]", address, maxsplit=1)[0].rpartition("/")[2]
+        return await _apart(partial(state_in, landed, callback), apart=bool(callback.key))
+
+    def _by_key(self, address: str, key: str) -> tuple[Login, Arrival] | str:
+        """The attempt whose random callback address this is, and what came with it; or why there is none."""
+        login = self._attempts.holding(key)
+        if login is None or login.attempt.account.provider.callback.path is not CallbackPath.RANDOM:
+            return "state_unknown"
+        mode = mode_of(login.attempt.account)
+        if mode is CallbackMode.FRAGMENT and "#" not in address:
+            return "fragment"
+        return login, arrival(address, mode)
+
+    async def _by_state(self, address: str, account: str) -> tuple[Login, Arrival] | str:
+        """The same by the state in the answer, which each provider names in its own way."""
+        presented = fragment = False
+        for spec in list(self._expected(account)):
+            mode, callback = mode_of(spec), spec.provider.callback
+            if mode is CallbackMode.FRAGMENT and "#" not in address:
+                fragment = True
+                continue
+            landed = arrival(address, mode)
+            state = await _apart(partial(state_in, landed, callback), apart=bool(callback.key))
+            login = self._attempts.holding(state) if state else None
+            if login is not None:
+                return login, arrival(address, mode_of(login.attempt.account))
+            presented = presented or bool(state)
+        if fragment:
+            return "fragment"
+        return "state_unknown" if presented else "state_missing"
+
+    def _expected(self, table: str) -> Iterator[Account]:
+        """Accounts as whose the answer may be read, one for each way of reading; ``table`` is what the path names."""
+        known = self._accounts().get(table)
+        path = CallbackPath.ACCOUNT if table else CallbackPath.SHARED
+        open_ones = (login.attempt.account for login in self._attempts.at(path, table))
+        seen = set()
+        for spec in (known, *open_ones):
+            if spec is None:
+                continue
+            callback = spec.provider.callback
+            way = (mode_of(spec), callback.state, callback.key)
+            if way not in seen:
+                seen.add(way)
+                yield spec
+
+    def _take(self, login: Login, *, account: str, key: str, browser: str | None) -> str:
+        """Claim the attempt for this answer; gives why it cannot be, and that is its end, since its state is spent."""
+        if login.state == "expired":
+            return "state_expired"
+        if not login.open or login.taken:
+            return "state_used"
+        login.taken = True
+        spec = login.attempt.account
+        path = CallbackPath.RANDOM if key else CallbackPath.ACCOUNT if account else CallbackPath.SHARED
+        code = ""
+        if path is not spec.provider.callback.path or (account and account != spec.name):
+            code = "state_foreign"
+        elif not _same_browser(login, browser):
+            code = "other_browser"
+        if code:
+            self._fail(login, code)
+        return code
+
+    def _page(self, login: Login) -> Landing:
+        if login.question:
+            return replace(landing("question", account=login.account), detail=login.question)
+        code = login.error or "success"
+        return landing(
+            code,
+            account=login.account,
+            said=login.said,
+            return_to=login.return_to if code == "success" else "",
+        )
+
+    # -- from an answer to tokens --------------------------------------------------------------------------------------
+
+    async def _complete(self, login: Login, landed: Arrival) -> None:
+        """The exchange's own task: whoever waits may leave, and the code is used all the same, once."""
+        try:
+            attempt = login.attempt
+            expression = bool(attempt.account.provider.callback.token)
+            brought = await _apart(partial(read_landing, attempt, landed), apart=expression)
+            if isinstance(brought, Unwelcome):
+                said = without(brought.said, secrets_of(attempt))
+                self._fail(login, brought.why.value, said=said)
+                return
+            login.hide(brought.value)
+            if attempt.account.capture:
+                await self._keep(login, brought)
+                return
+            answer = await self._obtain(login, brought)
+            if answer is not None:
+                await self._receive(login, answer, brought.value)
+        finally:
+            if not login.question:
+                self._fail(login, "interrupted")
+
+    async def _obtain(self, login: Login, brought: Caught) -> Answer | None:
+        attempt, now = login.attempt, self._clock.now()
+        if attempt.account.grant == IMPLICIT:
+            return implicit(attempt, brought, now=now)
+        try:
+            return await self._endpoint.run(exchange(attempt, brought, now=now), attempt.account)
+        except NotSentError as error:
+            self._fail(login, "provider_unavailable", detail=str(error))
+        except AnswerLostError as error:
+            self._fail(login, "answer_lost", detail=str(error))
+        return None
+
+    async def _receive(self, login: Login, answer: Answer, *sent: str) -> None:
+        """Take the tokens, or first ask whether they may replace what is there."""
+        if isinstance(answer, Failure):
+            self._fail(login, code_of(answer), said=without(answer.text, secrets_of(login.attempt, sent)))
+            return
+        tokens = answer.tokens
+        login.hide(tokens.access_token, tokens.refresh_token or "")
+        try:
+            question = "" if login.replace else await self._question(login, tokens)
+        except StoreError as error:
+            self._fail(login, "store_failed", detail=error.message)
+            self._discard(login, tokens)
+            return
+        if not login.open:
+            self._discard(login, tokens)
+        elif question:
+            login.ask(question, tokens)
+        else:
+            await self._adopt(login, tokens)
+
+    async def _question(self, login: Login, tokens: TokenSet) -> str:
+        record = await self._store.load(login.account)
+        if record is None or record.bound_to != login.attempt.account.bound_to:
+            return ""
+        return question_about(login.account, record.tokens, record.standing, tokens)
+
+    async def _adopt(self, login: Login, tokens: TokenSet) -> None:
+        login.settling = True
+        try:
+            if not same_registration(login.attempt, self._accounts()):
+                self._fail(login, "registration_changed")
+                self._discard(login, tokens)
+                return
+            await self._source.adopt(login.account, tokens)
+        except (AccountError, StoreError) as error:
+            self._fail(login, "store_failed", detail=error.message)
+            self._discard(login, tokens)
+        else:
+            self._succeed(login)
+
+    async def _keep(self, login: Login, brought: Caught) -> None:
+        """What was caught goes into the login's state, for requests to name and for nobody to read (Deskpro's guide)."""
+        spec = login.attempt.account
+        kept = {spec.capture: brought.value}
+        if spec.provider.pkce is not PKCE.NONE and spec.grant != IMPLICIT:
+            kept[f"{spec.capture}/verifier"] = login.attempt.verifier
+        login.settling = True
+        try:
+            for path, value in reversed(kept.items()):
+                if not await self._store.put_state(login.account, path, StateValue(value, backend=True)):
+                    self._fail(login, "state_full")
+                    return
+        except StoreError as error:
+            self._fail(login, "store_failed", detail=error.message)
+        else:
+            self._succeed(login)
+
+    def _succeed(self, login: Login) -> None:
+        login.end("success")
+        log.event(_log, "login_succeeded", account=login.account, login=login.short)
+
+    def _fail(self, login: Login, code: str, *, said: str = "", detail: str = "") -> None:
+        """The end of an open attempt; nothing for one that has ended."""
+        if not login.open:
+            return
+        left = login.end("expired" if code == "expired" else "failed", code, said)
+        log.event(
+            _log,
+            "login_failed",
+            account=login.account,
+            login=login.short,
+            reason=code,
+            detail=detail or said or None,
+        )
+        if left is not None:
+            self._discard(login, left)
+
+    def _discard(self, login: Login, tokens: TokenSet) -> None:
+        """Tokens that were issued and that nobody wants: the provider is told where it can be, and not more than once."""
+        self._exchanges.start(self._revoke(login, tokens), name=f"revoke {login.account}")
+
+    async def _revoke(self, login: Login, tokens: TokenSet) -> None:
+        account = login.attempt.account
+        with suppress(NotSentError, AnswerLostError):
+            await self._endpoint.run(revocation(account, tokens, now=self._clock.now()), account)
+
+    # -- a device --------------------------------------------------------------------------------------------------------
+
+    async def _wait_for_device(self, login: Login, device: DeviceLogin) -> None:
+        """Ask at the provider's pace until somebody has said yes or no, or the time is over (RFC 8628 section 3.5)."""
+        interval = device.interval
+        while True:
+            await self._clock.sleep(interval)
+            self._expire()
+            if not login.open:
+                return
+            poll = await asyncio.shield(
+                self._exchanges.start(self._ask_for_device(login, device), name=f"poll {login.account}")
+            )
+            if poll is None:
+                return
+            interval = next_interval(interval, poll)
+
+    async def _ask_for_device(self, login: Login, device: DeviceLogin) -> Poll | None:
+        """One poll and what comes of it; None: there is nothing more to ask."""
+        now = self._clock.now()
+        flow = device_poll(login.attempt.account, device.device_code, now=now, dpop_key=device.dpop_key)
+        try:
+            answer = await self._endpoint.run(flow, login.attempt.account)
+        except (NotSentError, AnswerLostError):
+            return Poll.UNANSWERED
+        if isinstance(answer, Granted | Failure):
+            await self._receive(login, answer, device.device_code)
+            return None
+        if answer in {Poll.DENIED, Poll.EXPIRED}:
+            self._fail(login, "access_denied" if answer is Poll.DENIED else "expired")
+            return None
+        return answer
+
+    # -- time --------------------------------------------------------------------------------------------------------------
+
+    def _expire(self) -> None:
+        for login in self._attempts.overdue(self._clock.now()):
+            self._fail(login, "expired")
+
+    def _tidy(self) -> None:
+        """One task for all attempts, while there are any."""
+        if self._tidying is None or self._tidying.done():
+            self._tidying = self._waiting.start(self._tidy_up(), name="tidy logins")
+
+    async def _tidy_up(self) -> None:
+        while (at := self._attempts.next_end()) is not None:
+            await self._clock.sleep(max((at - self._clock.now()).total_seconds(), 1.0))
+            self._expire()
+
+
+def _same(one: str, other: str) -> bool:
+    """In constant time, and never for nothing."""
+    return bool(other) and hmac.compare_digest(
+        one.encode("utf-8", "surrogatepass"), other.encode("utf-8", "surrogatepass")
+    )
+
+
+def _same_browser(login: Login, browser: str | None) -> bool:
+    """
+    Whether the browser that comes back is the one that opened our address for the login, where one did.
+
+    A provider that posts the answer comes from another site, and a cookie with ``SameSite=Lax`` stays behind then.
+    """
+    if login.browser is None:
+        return True
+    if browser is None:
+        return login.attempt.account.provider.callback.mode is CallbackMode.FORM_POST
+    return _same(browser, login.browser)
+
+
+def _below(address: str, prefix: str) -> bool:
+    """Whether an address lies below a prefix of the config, however it is written."""
+    if not address.isascii() or not address.isprintable() or set(address) & set(' \\"<>'):
+        return False
+    with suppress(ValueError):
+        given, wanted = urlsplit(address), urlsplit(prefix)
+        path, base = given.path or "/", wanted.path or "/"
+        inside = path == base or path.startswith(base if base.endswith("/") else f"{base}/")
+        climbs = {".", ".."} & set(path.lower().replace("%2e", ".").split("/"))
+        return (given.scheme, given.netloc) == (wanted.scheme, wanted.netloc) and inside and not climbs
+    return False
+
+
+async def _apart(work: Callable[[], T], *, apart: bool) -> T:
+    """In a thread where an expression runs: google-re2 lets go of the interpreter meanwhile, and the loop goes on."""
+    return await asyncio.to_thread(work) if apart else work()
+
+
+def _iso(login: Login) -> str:
+    return login.expires_at.isoformat(timespec="seconds").replace("+00:00", "Z")
