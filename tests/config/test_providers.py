@@ -322,7 +322,7 @@ token_params = { tenant = "7" }
     assert provider.token_params == {"tenant": "7"}
     assert provider.lifetime is not None
     assert provider.lifetime.total_seconds() == 3600
-    assert config.routes[0].dead == (401, 403)
+    assert config.routes[0].signals.statuses == (401, 403)
 
 
 def test_a_mistake_in_a_provider_is_told_once_however_many_use_it(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.proxy.actors import Line, Stage, chunked, dead, ok, post, stage, unless, until
 from tokenproxy.core.interfaces import KeepAnswer
 from tokenproxy.core.settings import KIB, MIB, Replay, ReplayBudget
+from tokenproxy.core.signals import Signals
 from tokenproxy.errors import LoginRequiredError, ProviderUnavailableError
 
 SMALL = Replay(memory=64 * KIB, disk=MIB)
@@ -206,7 +207,7 @@ async def test_a_401_that_is_not_about_the_token_is_passed_on(why: KeepAnswer) -
 
 async def test_other_statuses_may_mean_dead() -> None:
     """Some providers say 403, or 419; the provider's profile tells."""
-    async with stage(unless(b"token-1"), route={"dead": (401, 403)}) as s:
+    async with stage(unless(b"token-1"), route={"signals": Signals(statuses=(401, 403))}) as s:
         refused = ok(b"", status=b"403 Forbidden")
 
         async def script(line: Line) -> None:

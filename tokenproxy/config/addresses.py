@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from tokenproxy.config.words import shown
+from tokenproxy.core.templates import is_loopback
 
 PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 VAR_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -84,17 +85,6 @@ def listener(text: str, *, base: Path) -> Listener:
     if not bracketed and not _HOST.fullmatch(host):
         raise ValueError(f"{shown(host)} is not a host; every address of this machine is 0.0.0.0")
     return Listener(host.lower(), int(port))
-
-
-def is_loopback(host: str) -> bool:
-    """By its name alone; nothing is looked up."""
-    name = host.lower().removesuffix(".")
-    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761 section 6.3
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _is_v6(host: str) -> bool:

@@ -15,6 +15,7 @@ from tokenproxy.core.grants import traits_of
 from tokenproxy.core.provider import Account
 from tokenproxy.core.routes import Route, Upstream, account_header, valid_sub
 from tokenproxy.core.settings import Limits, Replay, TLSFiles
+from tokenproxy.core.signals import Signals
 
 _NEVER_PASSED: Final = frozenset(
     {
@@ -83,7 +84,11 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
         upstream=upstream,
         account=table.account,
         inject=account.provider.inject,
-        dead=account.provider.dead,
+        signals=Signals(
+            statuses=account.provider.dead,
+            when=account.provider.dead_when,
+            unless=account.provider.dead_unless,
+        ),
         passed=frozenset(each.lower() for each in table.pass_),
         origins=frozenset(origin for origin in origins if origin),
         replay=Replay(

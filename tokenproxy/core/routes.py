@@ -9,6 +9,7 @@ from typing import Final
 
 from tokenproxy.core.provider import Inject
 from tokenproxy.core.settings import Replay, TLSFiles
+from tokenproxy.core.signals import Signals
 
 DOT_SEGMENT: Final = re.compile(r"(?:^|[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:$|[/\\;]|%2f|%5c|%3b)", re.IGNORECASE)
 """In a path: ``.`` and ``..`` however an upstream may decode them; ``..;`` is one for Tomcat."""
@@ -50,8 +51,8 @@ class Route:
     """An account's name, or ``NAME/{header:x-user}``."""
     inject: Inject = field(default_factory=Inject)
     """From the account's provider."""
-    dead: tuple[int, ...] = (401,)
-    """From the account's provider."""
+    signals: Signals = field(default_factory=Signals)
+    """Which answers mean that the token is dead; from the account's provider."""
     passed: frozenset[str] = frozenset()
     """Names, in lower case, of the caller's own credential fields that may go on (``pass``)."""
     origins: frozenset[str] = frozenset()

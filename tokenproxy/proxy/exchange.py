@@ -13,6 +13,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from tokenproxy import log
 from tokenproxy.core.interfaces import KeepAnswer
 from tokenproxy.core.problems import BODY_NOT_REPLAYABLE
+from tokenproxy.core.signals import Verdict
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import AccountError
 from tokenproxy.proxy.answer import ending, interim, read_answer
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("tokenproxy.proxy")
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+LOOK: Final = 64 * 1024
+"""Bytes of an answer that are held back to see whether it is about the token; such answers are short."""
+LOOK_FOR: Final = 1.0
+"""Seconds for it; an answer that takes longer is a stream, and passed on as it comes."""
 CONTINUE_AFTER: Final = 1.0
 """
 Seconds after which a caller that waits for 100 gets ours: an upstream that ignores Expect must not stop the request.
@@ -44,6 +49,7 @@ class Exchange:
         "caller",
         "code",
         "continued",
+        "held",
         "message",
         "overhead",
         "payload",
@@ -68,6 +74,8 @@ class Exchange:
         self.request: Request | None = None
         self.body: Body | None = None
         self.upstream: UpstreamSide | None = None
+        self.held = b""
+        """What was read of the answer's body to find out about the token."""
         self.upload: asyncio.Task[None] | None = None
         self.started = 0.0
         self.upstream_seconds = 0.0
@@ -102,7 +110,7 @@ class Exchange:
                 self._open_body(request)
             tokens = plane.source.ready(request.account) or await plane.source.current(request.account)
             answer = await self._send(request, tokens)
-            if answer.code in lane.dead:
+            if answer.code in lane.suspects and await self._dead(request, answer):
                 answer = await self._renewed(request, tokens, answer)
             elif answer.code < 500:
                 self._worked(request, tokens)
@@ -213,6 +221,29 @@ class Exchange:
 
     # the token
 
+    async def _dead(self, request: Request, answer: RawResponseMessage) -> bool:
+        """Whether the answer means that the token is dead; its body is read only where nothing else can tell."""
+        signals = request.lane.signals
+        verdict = signals.at_head(answer.code, answer.raw_headers)
+        if verdict is Verdict.UNTOLD:
+            verdict = signals.with_body(answer.code, answer.raw_headers, await self._look(answer))
+        return verdict is Verdict.DEAD
+
+    async def _look(self, answer: RawResponseMessage) -> bytes | None:
+        """The answer's body, which ``held`` keeps for the caller; None where it is too long, too slow or broken."""
+        payload = self.upstream.payload if self.upstream is not None else None
+        if payload is None or _length(answer) > LOOK:
+            return None
+        try:
+            async with asyncio.timeout(LOOK_FOR):
+                while not payload.at_eof():
+                    if len(self.held) > LOOK:
+                        return None
+                    self.held += await payload.readany()
+        except (TimeoutError, ProblemError):  # a broken body breaks once more when it is passed on
+            return None
+        return self.held
+
     async def _renewed(
         self, request: Request, tokens: TokenSet, answer: RawResponseMessage
     ) -> RawResponseMessage:
@@ -230,8 +261,9 @@ class Exchange:
         if upstream is not None:
             upstream.release(answer, uploaded=body is None or body.sent, now=plane.monotonic())
             self.upstream = None
+        self.held = b""
         answer = await self._send(request, newer)
-        if answer.code in lane.dead:
+        if answer.code in lane.suspects and await self._dead(request, answer):
             plane.source.refused_again(request.account, newer, route=lane.route.name)
             lane.metrics.retries["still_401"] += 1
         else:
@@ -267,7 +299,7 @@ class Exchange:
         start = head.status_line + head.fields + last_lines
         self.payload_down = payload
         if payload.is_eof():
-            body = payload.read_nowait()
+            body = self.held + payload.read_nowait()
             upstream.release(answer, uploaded=uploaded, now=now)
             if chunked:
                 body = chunk(body) + LAST_CHUNK if body else LAST_CHUNK
@@ -288,7 +320,8 @@ class Exchange:
         """Pass the body on as it comes; a body that breaks off breaks off here too (``payload`` raises)."""
         caller, plane = self.caller, self.plane
         deadlines = plane.settings.deadlines
-        caller.transport.write(start)
+        held = self.held
+        caller.transport.write(start + (chunk(held) if chunked else held) if held else start)
         while True:
             upstream.deadline = plane.monotonic() + deadlines.upstream_idle
             piece = await payload.readany()
@@ -393,3 +426,8 @@ class Exchange:
             replay=request.lane.route.replay,
             vault=self.plane.vault,
         )
+
+
+def _length(answer: RawResponseMessage) -> int:
+    """What ``Content-Length`` promises; 0 where nobody says. The parser has seen to it that it is a number."""
+    return next((int(value) for name, value in answer.raw_headers if name.lower() == b"content-length"), 0)

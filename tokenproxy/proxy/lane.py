@@ -22,6 +22,8 @@ CARDS: Final = 1024
 _UNSENDABLE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
+PLAIN_BODIES: Final = b"Accept-Encoding: identity\r\n"
+"""In the place of the caller's own, where bodies must be read: we decode nothing, and nearly every caller asks for gzip."""
 TELL_EVERY: Final = 10.0
 _TOLD: Final = {
     "upstream_unreachable": "upstream_failed",
@@ -103,7 +105,6 @@ class Lane:
         "base",
         "by_header",
         "cards",
-        "dead",
         "dropped",
         "host_line",
         "inject",
@@ -112,6 +113,8 @@ class Lane:
         "pool",
         "prefix_length",
         "route",
+        "signals",
+        "suspects",
         "told_until",
         "turns",
         "untold",
@@ -124,11 +127,15 @@ class Lane:
         self.turns = turns
         self.account = route.account
         self.by_header = account_header(route.account)
-        self.dead = route.dead
+        self.signals = route.signals
+        self.suspects = route.signals.suspects
+        """Statuses of answers that may say that the token is dead."""
         self.origins = route.origins
         self.base = route.upstream.path
         self.prefix_length = len(route.prefix)
         self.host_line = f"Host: {route.upstream.authority}\r\n".encode()
+        if route.signals.by_body:
+            self.host_line += PLAIN_BODIES
         self.inject = tuple(route.inject.value.split("{access_token}"))
         self.dropped = _dropped(route)
         self.cards: dict[str, Card] = {}
@@ -187,6 +194,8 @@ def _dropped(route: Route) -> frozenset[bytes]:
     names = {route.inject.header}
     if "authorization" not in route.passed:
         names.add("authorization")
+    if route.signals.by_body:
+        names.add("accept-encoding")
     header = account_header(route.account)
     if header is not None:
         names.add(header[1])

@@ -1,0 +1,56 @@
+"""Values in addresses, and the hosts that they may lead to."""
+
+from __future__ import annotations
+
+import pytest
+
+from tokenproxy.core.templates import allowed_host, filled, names
+
+
+def test_names_are_found_once_and_in_order() -> None:
+    assert names("https://{tenant}.x/{a}/{tenant}") == ("tenant", "a")
+    assert names("{not a name} {1} {}") == ()
+
+
+@pytest.mark.parametrize(
+    ("template", "value", "address"),
+    [
+        ("{at}", "https://na1.example/", "https://na1.example"),
+        ("{at}/services", "https://na1.example/", "https://na1.example/services"),
+        ("https://{at}/crm/v2", "www.zohoapis.com", "https://www.zohoapis.com/crm/v2"),
+        ("https://{at}/crm/v2", "https://www.zohoapis.com", "https://www.zohoapis.com/crm/v2"),
+        ("https://{at}/crm/v2", "http://www.zohoapis.com", "https://www.zohoapis.com/crm/v2"),
+        ("https://api.example/{at}/x", "123", "https://api.example/123/x"),
+    ],
+)
+def test_an_address_is_filled_whatever_form_the_value_has(template: str, value: str, address: str) -> None:
+    """Providers name a host or a whole address, with a slash or without; and nobody can turn https into http."""
+    assert filled(template, {"at": value}) == address
+
+
+def test_a_value_is_not_looked_at_again() -> None:
+    """A client id with braces is a client id."""
+    assert filled("{a}{b}", {"a": "{b}", "b": "c"}) == "{b}c"
+
+
+def test_what_nobody_captured_is_named() -> None:
+    with pytest.raises(KeyError, match="realm_id"):
+        filled("https://x/{realm_id}", {"realm": "1"})
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("api.example.com", True),
+        ("API.Example.com.", True),
+        ("na1.salesforce.com", True),
+        ("a.b.salesforce.com", True),
+        ("salesforce.com", False),
+        ("evilsalesforce.com", False),
+        ("na1.salesforce.com.evil.example", False),
+        ("example.com", False),
+        ("", False),
+    ],
+)
+def test_hosts_are_whole_names(host: str, allowed: bool) -> None:
+    assert allowed_host(host, ["api.example.com", "*.Salesforce.com"]) is allowed
