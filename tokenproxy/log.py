@@ -53,7 +53,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "config_warning": Kind(_WARNING, "The config works, and something in it deserves a look."),
     "unexpected_error": Kind(_ERROR, "A mistake in tokenproxy itself; please report it."),
     # tokens
-    "token_renewed": Kind(_INFO, "A new token set is on disk and in use."),
+    "token_renewed": Kind(_INFO, "A new token set is on disk and in use; `trigger` says what asked for it."),
     "renewal_failed": Kind(_WARNING, "A renewal failed for now and will be tried again."),
     "renewal_in_doubt": Kind(_WARNING, "A renewal was sent and its answer never came."),
     "renewal_recovered": Kind(_INFO, "A renewal in doubt was tried again and brought a token set."),

@@ -86,8 +86,8 @@ class AccountMetrics:
             ("on_demand", "ok"): 0,
         }
         """
-        (trigger, result) -> count. Trigger: due, on_401, on_demand, recovery, manual. Result: ok, invalid_grant,
-        client_refused, provider_error, rate_limited, timeout, store_error.
+        (trigger, result) -> count. Trigger: due, on_401, on_demand, keep_alive, recovery, manual. Result: ok,
+        invalid_grant, client_refused, provider_error, rate_limited, timeout, store_error, ceiling.
         """
         self.refresh_seconds = Histogram(REFRESH_BUCKETS)
         self.waiters = Histogram(WAITER_BUCKETS)

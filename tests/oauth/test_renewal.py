@@ -22,6 +22,7 @@ from tests.simulators import (
 )
 from tokenproxy.core.account import State
 from tokenproxy.core.interfaces import KeepAnswer
+from tokenproxy.core.settings import RenewPolicy
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import AccountError, LoginRequiredError, ProviderUnavailableError
 
@@ -393,8 +394,8 @@ async def test_an_account_is_read_from_the_store_once() -> None:
 
 async def test_renewals_at_once_are_bounded() -> None:
     """``renew.concurrent`` is also the most logins that one crash can put in doubt."""
-    async with AskaraProvider() as provider, House(provider) as house:
-        house.source._slots = asyncio.Semaphore(2)
+    policy = RenewPolicy(concurrent=4)  # one provider has half of them
+    async with AskaraProvider() as provider, House(provider, policy=policy) as house:
         names = [f"books/{number}" for number in range(6)]
         for name in names:
             await house.operator.import_answer(name, provider.new_grant()["refresh_token"].encode())

@@ -313,6 +313,10 @@ class Provider(Server):
             lambda: self._inside >= count, what=f"{count} token call(s) inside", timeout=timeout
         )
 
+    async def token_calls_made(self, count: int) -> None:
+        """Wait until at least ``count`` token calls in all have come."""
+        await self.changes.until(lambda: self.token_calls >= count, what=f"{count} token call(s)")
+
     async def refreshed(self, count: int = 1, *, timeout: float = 10.0) -> None:
         """Wait until at least ``count`` refreshes in all are committed."""
         await self.changes.until(

@@ -14,7 +14,7 @@ from typing import Final
 
 from tokenproxy.core.account import Event, Reason
 from tokenproxy.core.assertions import grant_assertion
-from tokenproxy.core.provider import AUTHORIZATION_CODE, DEVICE_CODE, IMPLICIT, Account
+from tokenproxy.core.provider import ACCESS_TOKEN, AUTHORIZATION_CODE, DEVICE_CODE, IMPLICIT, Account
 from tokenproxy.core.replies import (
     Answer,
     Failure,
@@ -75,8 +75,6 @@ class Traits:
     watched: bool = False
     """The token's origin is looked at every second, and read again when it was written anew."""
 
-
-ACCESS_TOKEN: Final = "access_token"  # noqa: S105 - a word of ``Provider.refresh_with``
 
 Grant = Callable[[Ask], Flow[Answer]]
 GRANTS: Final[dict[str, Grant]] = {}

@@ -26,6 +26,7 @@ EMPTY_PATHS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 AUTHORIZATION_CODE: Final = "authorization_code"
 DEVICE_CODE: Final = "device_code"
 IMPLICIT: Final = "implicit"
+ACCESS_TOKEN: Final = "access_token"  # noqa: S105 - a word of ``Provider.refresh_with``
 LOGIN_GRANTS: Final = frozenset({AUTHORIZATION_CODE, DEVICE_CODE, IMPLICIT})
 """Grants by which a person logs in."""
 

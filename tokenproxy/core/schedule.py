@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
-from tokenproxy.core.provider import Provider
+from tokenproxy.core.interfaces import Idle
+from tokenproxy.core.provider import ACCESS_TOKEN, Provider
 from tokenproxy.core.settings import RenewPolicy
 from tokenproxy.core.tokens import TokenSet
 
@@ -29,13 +30,16 @@ def margin(tokens: TokenSet, policy: RenewPolicy, provider: Provider) -> timedel
 
 def due_at(tokens: TokenSet, policy: RenewPolicy, provider: Provider, *, jitter: float) -> datetime | None:
     """
-    When a used token set is renewed in the background; None where its expiry is unknown.
+    When a token set is renewed in the background; None where its expiry is unknown.
 
-    At 2/3 of its life (cert-manager's default) give or take 10 % of it, at most ``policy.due`` ahead, and never
-    before the provider allows. ``jitter`` is from -1 to 1.
+    At half of its life where the access token renews itself, else at 2/3 (cert-manager's default), give or take 10 % of
+    it, at most ``policy.due`` ahead, and never before the provider allows. ``jitter`` is from -1 to 1.
     """
     if tokens.expires_at is None:
         return None
+    if provider.refresh_with == ACCESS_TOKEN and tokens.issued_at is not None:
+        # Late is too late here: a dead access token renews nothing, and then somebody must log in.
+        return tokens.issued_at + (tokens.expires_at - tokens.issued_at) * (0.5 + 0.1 * jitter)
     earliest = tokens.expires_at - timedelta(seconds=policy.due)
     if provider.refresh_not_before_expiry is not None:
         earliest = max(earliest, tokens.expires_at - provider.refresh_not_before_expiry)
@@ -46,6 +50,25 @@ def due_at(tokens: TokenSet, policy: RenewPolicy, provider: Provider, *, jitter:
     # Spread out also what the limit of 15 minutes would bring together: a mass login makes a mass renewal.
     spread = timedelta(seconds=policy.due) * 0.1 * (jitter + 1) / 2
     return min(max(two_thirds, earliest + spread), max(latest, earliest))
+
+
+KEEP_ALIVE_LOOK: Final = 60.0
+"""Seconds between two looks for idle logins where there are none; also the longest pause between two renewals."""
+
+
+def keep_alive_pause(provider: Provider, oldest: Idle, *, logins: int, now: datetime, jitter: float) -> float:
+    """
+    Seconds between two keep-alive renewals of one account table that has so many logins.
+
+    All of them within a quarter of what ``oldest`` has left, which is an eighth of the whole at first; one that has
+    nothing left hurries nobody. ``jitter`` is from -1 to 1.
+    """
+    ends, whole = oldest.expires_at or now, (oldest.expires_at or now) - oldest.renewed_at
+    if provider.refresh_with != ACCESS_TOKEN and provider.refresh_idle is not None:
+        ends, whole = oldest.renewed_at + provider.refresh_idle, provider.refresh_idle
+    left = (ends - now).total_seconds()
+    within = max(left / 4 if left > 0 else whole.total_seconds() / 8, KEEP_ALIVE_LOOK)
+    return min(within / max(logins, 1), KEEP_ALIVE_LOOK) * (1 + 0.1 * jitter)
 
 
 def backoff(fails: int, *, jitter: float, asked: float | None = None) -> timedelta:

@@ -30,6 +30,10 @@ class Census:
         counts[state] += 1
         self._states[account] = state
 
+    def total(self, table: str) -> int:
+        """How many logins a table has."""
+        return sum(self._counts.get(table, Counter()).values())
+
     def counted(self, spec: Account) -> Counter[State]:
         """An account without any login counts as one: nobody has logged in yet, or it will see to itself."""
         counted = +self._counts.get(spec.name, Counter())

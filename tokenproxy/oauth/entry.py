@@ -10,7 +10,7 @@ from datetime import datetime
 from tokenproxy.core.account import Reason, Standing, State
 from tokenproxy.core.grants import can_renew, traits_of
 from tokenproxy.core.interfaces import Claim, Clock, KeepAnswer, Record
-from tokenproxy.core.provider import Account, table_of
+from tokenproxy.core.provider import ACCESS_TOKEN, Account, table_of
 from tokenproxy.core.schedule import due_at, margin, next_hold
 from tokenproxy.core.settings import RenewPolicy
 from tokenproxy.core.tokens import TokenSet
@@ -132,6 +132,20 @@ class Entry:
     def renewable(self) -> bool:
         """Whether there is anything to renew with."""
         return can_renew(self.account, self.tokens)
+
+    def in_use(self, now: float) -> bool:
+        """Whether it is renewed in the background: used within the last lifetime, or not to be left alone."""
+        lifetime = self.tokens.lifetime
+        if lifetime is None or now - self.used_at <= lifetime.total_seconds():
+            return True
+        return self.in_doubt or self.account.provider.refresh_with == ACCESS_TOKEN
+
+    def may_be_kept_alive(self, clock: Clock) -> bool:
+        """Whether to renew it although nobody uses it is possible, and not refused for now."""
+        now = clock.monotonic()
+        early, ends = self.account.provider.refresh_not_before_expiry, self.tokens.expires_at
+        too_early = early is not None and ends is not None and ends - clock.now() > early
+        return self.renewable and not too_early and not any(now < hold.until for hold in self.holds.values())
 
     @property
     def sendable(self) -> bool:

@@ -76,13 +76,20 @@ class Journal:
     """Performs renewals; knows nothing of who waits for them."""
 
     def __init__(
-        self, *, store: Store, endpoint: Endpoint, clock: Clock, jitter: Callable[[], float]
+        self,
+        *,
+        store: Store,
+        endpoint: Endpoint,
+        clock: Clock,
+        jitter: Callable[[], float],
+        on_slow_down: Callable[[Account, float], None],
     ) -> None:
-        """``jitter`` gives numbers from -1 to 1."""
+        """``jitter`` gives numbers from -1 to 1; ``on_slow_down`` hears how many seconds a provider asks us to wait."""
         self._store = store
         self._endpoint = endpoint
         self._clock = clock
         self._jitter = jitter
+        self._on_slow_down = on_slow_down
 
     async def renew(self, entry: Entry, ask: AskFirst, *, trigger: str, metrics: AccountMetrics) -> Outcome:
         """Replace the entry's token set, whatever its expiry says; changes ``entry`` as the result says."""
@@ -250,6 +257,8 @@ class Journal:
             error=without_secrets(failure.text, entry),
             retry_at=self._retry_at(entry, replace(failure, event=event), now),
         )
+        if standing.retry_at is not None and (failure.retry_after or reason is Reason.RATE_LIMITED):
+            self._on_slow_down(entry.account, (standing.retry_at - now).total_seconds())
         keep_mark = event is Event.ANSWER_LOST or (doubt and event is not Event.REFUSED)
         await self._record(entry, claim, standing, keep_mark=keep_mark, rotated=failure.rotated)
         if reason is Reason.RATE_LIMITED:

@@ -96,6 +96,15 @@ def no_logins(spec: Account) -> UnknownAccountError:
     )
 
 
+def no_turn(account: str) -> ProviderUnavailableError:
+    return ProviderUnavailableError(
+        f"account {account} waited too long for its turn: as many token calls as may be are under way to its provider",
+        account=account,
+        reason=Reason.PROVIDER_DOWN.value,
+        retry_after=5.0,
+    )
+
+
 def store_unusable(account: str, error: StoreError) -> StoreUnavailableError:
     return StoreUnavailableError(
         f"the store cannot be used: {error.message}",

@@ -1,4 +1,4 @@
-"""Renews what is used before it must be, and repeats what is in doubt; the same door as the 401 path."""
+"""Renews what is used before it must be, repeats what is in doubt, keeps alive what is idle; all by the one door."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ async def run(source: Source, *, clock: Clock, policy: Callable[[], RenewPolicy]
     while True:
         per_second = policy().per_second
         allowance = min(allowance + per_second * TICK, max(per_second, 1.0))
-        for entry in list(source.due(clock.monotonic())):
-            if allowance < 1.0:
-                break
-            allowance -= 1.0
-            source.renew_due(entry)
+        allowance -= source.renew_due(int(allowance))
+        if allowance >= 1.0:
+            allowance -= await source.keep_alive()
         source.look()
         await clock.sleep(TICK)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, TypeVar, cast
@@ -29,14 +30,17 @@ from tokenproxy.errors import (
 )
 from tokenproxy.metrics import AccountGauge, Metrics
 from tokenproxy.oauth.backlog import Backlog
+from tokenproxy.oauth.ceilings import Ceilings, TurnNotHadError
 from tokenproxy.oauth.census import Census, gauges
 from tokenproxy.oauth.endpoint import Endpoint
 from tokenproxy.oauth.entries import Entries
 from tokenproxy.oauth.entry import Entry, Hold, Outcome
 from tokenproxy.oauth.journal import AskFirst, Journal
+from tokenproxy.oauth.keepalive import KeepAlive
 from tokenproxy.oauth.refusals import (
     next_step,
     no_logins,
+    no_turn,
     not_logged_in,
     not_stored,
     refusal_of,
@@ -84,16 +88,19 @@ class Source:
         self._policy = policy or RenewPolicy()
         self._jitter = jitter
         self._endpoint = endpoint
-        self._journal = Journal(store=store, endpoint=endpoint, clock=clock, jitter=jitter)
+        self._tasks = Tasks()
+        self._ceilings = Ceilings(concurrent=self._policy.concurrent, clock=clock, tasks=self._tasks)
+        self._journal = Journal(
+            store=store, endpoint=endpoint, clock=clock, jitter=jitter, on_slow_down=self._ceilings.pause
+        )
         self._entries = Entries(room=cache)
         self._census = Census()
         self._occupied: dict[str, asyncio.Task[Any]] = {}
         """An import, a logout or a rebind under way, which no renewal may begin beside."""
         self._changes = 0
         """Counts them, so that a load that began before a logout does not bring the tokens back."""
-        self._slots = asyncio.Semaphore(self._policy.concurrent)
         self._looking: asyncio.Task[None] | None = None
-        self._tasks = Tasks()
+        self._keep_alive = KeepAlive(store=store, clock=clock, jitter=jitter)
         self._backlog = Backlog(store=store, clock=clock, tasks=self._tasks, jitter=jitter)
 
     # -- what the data plane asks (core.interfaces.TokenSource) --------------------------------------------------
@@ -202,6 +209,7 @@ class Source:
     def configure(self, accounts: Mapping[str, Account], policy: RenewPolicy) -> None:
         """A reload: later calls follow the new config; renewals under way end under the old one."""
         before, self._accounts, self._policy = self._accounts, dict(accounts), policy
+        self._ceilings.concurrent = policy.concurrent
         self._configured_at = self._clock.now()
         self._changes += 1  # what is being loaded is judged anew
         for entry in list(self._entries):
@@ -216,19 +224,58 @@ class Source:
                 self._stand(entry, advance(entry.standing, Event.CONFIG_CHANGED, now=self._clock.now()))
             self._schedule(entry)
 
-    def due(self, now: float) -> Iterator[Entry]:
-        """Entries to be renewed in the background: used within the last lifetime, or in doubt."""
-        for entry in self._entries:
-            if now >= entry.due_at and self._busy(entry.name) is None and entry.unstored is None:
-                lifetime = entry.tokens.lifetime
-                if entry.in_doubt or lifetime is None or now - entry.used_at <= lifetime.total_seconds():
-                    yield entry
+    def renew_due(self, at_most: int) -> int:
+        """Begin background renewals of what is used and due, dies unused, or is in doubt; how many."""
+        now, begun, full = self._monotonic(), 0, set[str]()
+        for entry in list(self._entries):
+            if begun >= at_most:
+                break
+            if now < entry.due_at or entry.table in full or not entry.in_use(now):
+                continue
+            if not self._ceilings.open_for(entry.account):
+                full.add(entry.table)
+            elif self._may_begin(entry):
+                self._begin(entry, "recovery" if entry.in_doubt else "due", AskFirst.NOT)
+                begun += 1
+        return begun
 
-    def renew_due(self, entry: Entry) -> None:
-        """Begin a background renewal, unless one runs or may not begin yet."""
-        if self._busy(entry.name) is not None or self._refusal(entry) is not None or not entry.sendable:
-            return
-        self._begin(entry, "recovery" if entry.in_doubt else "due", AskFirst.NOT)
+    async def keep_alive(self) -> int:
+        """Begin to renew logins that nobody uses and that would die of it, if it is time; how many."""
+        begun = 0
+        for spec in self._keep_alive.ripe(self._accounts):
+            if not self._ceilings.open_for(spec):
+                continue
+            try:
+                names = await self._keep_alive.look(spec, logins=self._census.total(spec.name))
+            except StoreError as error:
+                log.event(_log, "store_failed", account=spec.name, detail=error.message)
+                continue
+            for name in names:
+                begun += await self._kept_alive(name)
+        return begun
+
+    async def _kept_alive(self, account: str) -> bool:
+        if self._busy(account) is not None:
+            return False
+        try:
+            entry = await self._entry(account)
+        except AccountError:  # it was dropped meanwhile, or the store cannot be read: whoever uses it is told
+            return False
+        may = entry.may_be_kept_alive(self._clock) and self._may_begin(entry)
+        if not may or not self._ceilings.open_for(entry.account):
+            self._leave_idle(entry)
+            return False
+        self._begin(entry, "recovery" if entry.in_doubt else "keep_alive", AskFirst.NOT)
+        return True
+
+    def _may_begin(self, entry: Entry) -> bool:
+        """Whether nothing speaks against a background renewal: another one, back-off, whose tokens they are."""
+        return self._busy(entry.name) is None and self._refusal(entry) is None and entry.sendable
+
+    def _leave_idle(self, entry: Entry) -> None:
+        """What was read only to be kept alive takes no room in memory."""
+        if entry.used_at == -math.inf and not entry.wanted and self._entries.get(entry.name) is entry:
+            self._entries.drop(entry.name)
 
     def look(self) -> None:
         """Begin to look whether a watched origin was written anew, unless that is still under way."""
@@ -450,11 +497,15 @@ class Source:
         """The renewal's own task: what it leads to is in the store and in memory before anybody wakes up."""
         metrics = self._metrics.account(entry.table)
         spent = entry.tokens
+        outcome: Outcome
         try:
-            async with self._slots:
+            async with self._ceilings.turn(entry):
                 if traits_of(entry.account).watched:
                     entry.stamp = await self._endpoint.stamp(entry.account.token_from)
                 outcome = await self._journal.renew(entry, ask, trigger=trigger, metrics=metrics)
+        except TurnNotHadError:
+            metrics.count(trigger, "ceiling")
+            outcome = no_turn(entry.name)
         finally:
             entry.renewal = None
         self._census.restate(entry.name, entry.standing.state)
@@ -466,6 +517,8 @@ class Source:
             metrics.last_success = self._clock.now().timestamp()
         if entry.unstored is not None:
             self._backlog.add(entry)
+        if trigger == "keep_alive":
+            self._leave_idle(entry)
         return outcome
 
     async def _recover(self, account: str) -> None:
