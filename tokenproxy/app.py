@@ -21,15 +21,19 @@ from typing import Any, Final
 
 from tokenproxy import __version__, log, stores
 from tokenproxy import config as configs
-from tokenproxy.admin.api import Desk, metrics_app, socket_app, tcp_app
-from tokenproxy.admin.client import AdminClient
+from tokenproxy.admin.api import Desk, metrics_app, pages_app, socket_app, tcp_app
+from tokenproxy.admin.client import AdminClient, LoginClient
 from tokenproxy.admin.exposition import Exposition
 from tokenproxy.admin.guard import Guard
 from tokenproxy.admin.health import Health
+from tokenproxy.admin.logins import LoginPages
+from tokenproxy.admin.operations import LoginOperations
 from tokenproxy.admin.server import Running, serve_tcp, serve_unix
 from tokenproxy.admin.token import AdminToken, file_token
 from tokenproxy.config import Config, StoreSettings
 from tokenproxy.core.interfaces import Accounts, Clock, Logins, Store, TokenOrigins
+from tokenproxy.core.login import mode_of
+from tokenproxy.core.provider import CallbackMode
 from tokenproxy.core.routes import RouteTable
 from tokenproxy.core.settings import TLSFiles
 from tokenproxy.errors import NotRunningError, StoreError, TokenproxyError
@@ -158,6 +162,7 @@ class App:
         config = self.config
         desk = Desk(
             self.accounts,
+            self.logins,
             self,
             self.health,
             Exposition(
@@ -170,11 +175,10 @@ class App:
             states=self.state,
             now=self.clock.now,
         )
-        named = config.admin.listen.rpartition(":")[0].strip("[]")
-        guard = Guard.of(config.admin.public_url, config.server.hosts | {named})
+        app = tcp_app(desk, _guard(config), _login_pages(lambda: self.config, self.logins))
         self.health.checks = {"store": self._check_store, "tokens": self._check_unstored}
         await self._admin("socket", serve_unix(socket_app(desk), socket_path(config)))
-        await self._admin("admin", serve_tcp(tcp_app(desk, guard), config.admin.listen, key="admin.listen"))
+        await self._admin("admin", serve_tcp(app, config.admin.listen, key="admin.listen"))
         if config.metrics.listen:
             app = metrics_app(desk)
             await self._admin("metrics", serve_tcp(app, config.metrics.listen, key="metrics.listen"))
@@ -385,9 +389,9 @@ class OperatorFace:
 
     running: bool
     accounts: Accounts
-    logins: Logins | None
-    """None while ``serve`` runs: its own desk has the callback address."""
+    logins: LoginOperations
     _client: AdminClient | None
+    _desk: Logins | None
     _store: Store | None
     _config: Config
     _environ: Mapping[str, str] = field(repr=False)
@@ -405,6 +409,23 @@ class OperatorFace:
 
     async def info(self) -> dict[str, Any]:
         return await self._running_one().info()
+
+    @asynccontextmanager
+    async def callbacks(self) -> AsyncIterator[None]:
+        """
+        Let browsers come back from a login for as long as the block lasts; a running ``serve`` lets them anyway.
+
+        Raises ``TokenproxyError`` where ``admin.listen`` cannot be listened on.
+        """
+        if self._desk is None:
+            yield
+            return
+        app = pages_app(_guard(self._config), _login_pages(lambda: self._config, self._desk))
+        running = await serve_tcp(app, self._config.admin.listen, key="admin.listen")
+        try:
+            yield
+        finally:
+            await running.close()
 
     def _running_one(self) -> AdminClient:
         if self._client is None:
@@ -433,8 +454,9 @@ async def operations(
     yield OperatorFace(
         running=True,
         accounts=client,
-        logins=None,
+        logins=LoginClient(client),
         _client=client,
+        _desk=None,
         _store=None,
         _config=config,
         _environ=environ,
@@ -471,6 +493,7 @@ async def _offline(
                 accounts=accounts,
                 logins=logins,
                 _client=None,
+                _desk=logins,
                 _store=store,
                 _config=config,
                 _environ=environ,
@@ -504,6 +527,22 @@ def _login_desk(
         return_to=lambda: config().admin.return_to,
         status=accounts.status,
     )
+
+
+def _login_pages(config: Callable[[], Config], logins: Logins) -> LoginPages:
+    def posts(table: str) -> bool:
+        return any(
+            mode_of(account) is CallbackMode.FORM_POST
+            for name, account in config().accounts.items()
+            if table in {"", name}
+        )
+
+    return LoginPages(logins, config().admin.public_url, posts)
+
+
+def _guard(config: Config) -> Guard:
+    named = config.admin.listen.rpartition(":")[0].strip("[]")
+    return Guard.of(config.admin.public_url, config.server.hosts | {named})
 
 
 def socket_path(config: Config) -> Path:

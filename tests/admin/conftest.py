@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.admin.program import NOON, TOKEN, Program, gauges
+from tests.admin.program import Desk as LoginDesk
 from tokenproxy.admin.api import Desk, metrics_app, socket_app, tcp_app
 from tokenproxy.admin.exposition import Exposition
 from tokenproxy.admin.guard import Guard
 from tokenproxy.admin.health import Health
+from tokenproxy.admin.logins import LoginPages
 from tokenproxy.admin.server import Running, serve_tcp, serve_unix
 from tokenproxy.admin.token import AdminToken
 from tokenproxy.metrics import Metrics
@@ -21,6 +23,16 @@ from tokenproxy.metrics import Metrics
 @pytest.fixture
 def program() -> Program:
     return Program()
+
+
+@pytest.fixture
+def logins() -> LoginDesk:
+    return LoginDesk()
+
+
+@pytest.fixture
+def pages(logins: LoginDesk) -> LoginPages:
+    return LoginPages(logins, "https://tokens.example:8443", posts=lambda account: account == "posting")
 
 
 @pytest.fixture
@@ -36,11 +48,18 @@ def health() -> Health:
 
 
 @pytest.fixture
-def desk(program: Program, metrics: Metrics, health: Health) -> Desk:
+def desk(program: Program, logins: LoginDesk, metrics: Metrics, health: Health) -> Desk:
     exposition = Exposition(metrics, accounts=gauges, spooled=lambda: 0, ready=lambda: health.ready)
     token = AdminToken(TOKEN, place="the file tokenproxy.db.admin-token")
     return Desk(
-        program, program, health, exposition, token=lambda: token, states=program.states, now=lambda: NOON
+        program,
+        logins,
+        program,
+        health,
+        exposition,
+        token=lambda: token,
+        states=program.states,
+        now=lambda: NOON,
     )
 
 
@@ -59,9 +78,9 @@ async def socket_path(desk: Desk, folder: Path) -> AsyncIterator[Path]:
 
 
 @pytest.fixture
-async def tcp(desk: Desk) -> AsyncIterator[Running]:
+async def tcp(desk: Desk, pages: LoginPages) -> AsyncIterator[Running]:
     guard = Guard.of("https://tokens.example:8443", ["inside.example"])
-    running = await serve_tcp(tcp_app(desk, guard), "127.0.0.1:0", key="admin.listen")
+    running = await serve_tcp(tcp_app(desk, guard, pages), "127.0.0.1:0", key="admin.listen")
     yield running
     await running.close()
 

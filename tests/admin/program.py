@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from tests.simulators import FakeClock
+from tokenproxy.core.interfaces import Landing
 from tokenproxy.core.provider import Account, Provider, Registration
-from tokenproxy.errors import UnknownAccountError
+from tokenproxy.errors import UnknownAccountError, UnknownLoginError
 from tokenproxy.metrics import AccountGauge
 from tokenproxy.oauth.state import LoginState
 from tokenproxy.stores.memory import MemoryStore
@@ -79,6 +81,83 @@ class Program:
 
     async def info(self) -> dict[str, Any]:
         return {"version": "0.1.0", "pid": 4711, "uptime": 12.5, "listeners": {}, "config": "config.toml"}
+
+
+@dataclass
+class Desk:
+    """Implements ``Logins``: one login, which a test moves on; ``lands`` is what every landing becomes."""
+
+    now: dict[str, Any] = field(
+        default_factory=lambda: {
+            "id": "l1", "account": "books", "state": "pending", "error": "", "detail": "", "next_step": "",
+            "question": "", "expires_at": "2026-11-22T12:10:00Z", "result": None,
+        }
+    )  # fmt: skip
+    lands: Landing = field(
+        default_factory=lambda: Landing("success", "Logged in", "You can close this window.")
+    )
+    in_fragment: bool = False
+    sends_to: str = "https://login.example/authorize?state=s"
+    begun: list[dict[str, Any]] = field(default_factory=list)
+    landed: list[dict[str, Any]] = field(default_factory=list)
+    opened: list[str] = field(default_factory=list)
+    polls: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    polled: asyncio.Event = field(default_factory=asyncio.Event)
+    fails: Exception | None = None
+
+    def becomes(self, **changed: Any) -> None:
+        self.now |= changed
+        self.changed.set()
+
+    def _the(self, login: str) -> dict[str, Any]:
+        if self.fails is not None:
+            raise self.fails
+        if login != self.now["id"]:
+            raise UnknownLoginError("there is no such login", next_step="tokenproxy login books")
+        return dict(self.now)
+
+    async def begin(self, account: str, **asked: Any) -> dict[str, Any]:
+        self._the("l1")
+        self.begun.append({"account": account, **asked})
+        return {"id": "l1", "account": account, "authorize_url": "https://login.example/authorize?state=s"}
+
+    async def status(self, login: str, *, wait: float = 0.0) -> dict[str, Any]:
+        self._the(login)
+        self.polls += 1
+        self.polled.set()
+        if wait:
+            await asyncio.wait([asyncio.ensure_future(self.changed.wait())], timeout=wait)
+        return self._the(login)
+
+    async def confirm(self, login: str) -> dict[str, Any]:
+        self.becomes(state="success", question="")
+        return self._the(login)
+
+    async def cancel(self, login: str) -> dict[str, Any]:
+        self._the(login)
+        self.becomes(state="failed", error="cancelled")
+        return self._the(login)
+
+    async def open(self, login: str, *, browser: str) -> str:
+        self._the(login)
+        self.opened.append(browser)
+        return self.sends_to
+
+    async def land(
+        self, address: str, *, account: str = "", key: str = "", browser: str | None = None
+    ) -> Landing:
+        self.landed.append({"address": address, "account": account, "key": key, "browser": browser})
+        if self.in_fragment and "#" not in address:
+            return Landing("fragment", "One moment", "")
+        return self.lands
+
+    async def paste(self, login: str, address: str) -> dict[str, Any]:
+        self.landed.append({"address": address, "pasted": True})
+        return self._the(login)
+
+    def callback_address(self, account: str) -> str:
+        return f"https://tokens.example:8443/callback/{account}"
 
 
 def gauges() -> list[AccountGauge]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.admin.program import Program
-from tokenproxy.admin.client import AdminClient
-from tokenproxy.admin.operations import Operations
+from tests.admin.program import Desk, Program
+from tokenproxy.admin.client import AdminClient, LoginClient
+from tokenproxy.admin.operations import LoginOperations, Operations
 from tokenproxy.core.interfaces import Accounts
 from tokenproxy.errors import (
     AccountError,
@@ -28,6 +28,7 @@ from tokenproxy.errors import (
     StoreUnavailableError,
     TokenproxyError,
     UnknownAccountError,
+    UnknownLoginError,
 )
 
 
@@ -49,6 +50,22 @@ async def test_the_client_is_an_accounts(socket_path: Path, program: Program) ->
     assert await operations.reload() == {"accounts": 2}
     assert (await operations.rotate_keys())["key_id"] == "1f3a"
     assert (await operations.info())["ready"] is True
+
+
+async def test_the_client_begins_and_watches_logins(socket_path: Path, logins: Desk) -> None:
+    """What ``tokenproxy login`` says is the same, whoever holds the attempt."""
+    client: LoginOperations = LoginClient(AdminClient(socket_path))
+
+    assert (await client.begin("books", device=True, replace=True))["id"] == "l1"
+    assert logins.begun[0] == {
+        "account": "books", "device": True, "key": None, "return_to": None, "replace": True
+    }  # fmt: skip
+    assert await client.status("l1", wait=0.01) == logins.now
+    await client.paste("l1", "http://127.0.0.1:9100/callback/books?code=c")
+    assert (await client.confirm("l1"))["state"] == "success"
+    assert (await client.cancel("l1"))["error"] == "cancelled"
+    with pytest.raises(UnknownLoginError):
+        await client.status("another/one?")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
 from aiohttp import ClientPayloadError, web
@@ -18,6 +18,14 @@ BODY_DEADLINE: Final = 10.0
 """Seconds for all of a request's body."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Unusable(web.HTTPBadRequest):
+    """A call that we cannot make sense of, with a sentence for who wrote it."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__()
+        self.detail = detail
 
 
 def json_answer(body: object, *, status: int = 200, content_type: str = JSON) -> web.Response:
@@ -52,6 +60,24 @@ async def body_of(request: web.Request, *, longest: int) -> bytes:
     except (ConnectionError, ClientPayloadError, web.RequestPayloadError):
         raise web.HTTPBadRequest from None
     return bytes(body)
+
+
+async def members_of(request: web.Request, *, longest: int, **known: Any) -> Mapping[str, Any]:
+    """The JSON object of a call, which may have the ``known`` members, each of its type; a tuple: or null."""
+    try:
+        found = json.loads(await body_of(request, longest=longest))
+    except (ValueError, RecursionError):
+        raise Unusable("the body is not JSON") from None
+    if not isinstance(found, dict):
+        raise Unusable("the body must be a JSON object")
+    for name, value in found.items():
+        kinds = known.get(name)
+        if kinds is None:
+            raise Unusable(f"nobody knows the member {name[:40]!r}; there are: {', '.join(known)}")
+        kind, optional = (kinds[0], True) if isinstance(kinds, tuple) else (kinds, False)
+        if not (type(value) is kind or (optional and value is None)):
+            raise Unusable(f"{name} must be {'text' if kind is str else 'true or false'}")
+    return found
 
 
 def typed(handler: Handler, types: Collection[str] = (JSON,)) -> Handler:

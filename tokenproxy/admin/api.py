@@ -21,6 +21,7 @@ from tokenproxy.admin.answers import (
     JSON,
     TEXT,
     Handler,
+    Unusable,
     body_of,
     json_answer,
     problem_answer,
@@ -30,11 +31,12 @@ from tokenproxy.admin.answers import (
 from tokenproxy.admin.exposition import Exposition
 from tokenproxy.admin.guard import Guard
 from tokenproxy.admin.health import Health
+from tokenproxy.admin.logins import LoginCalls, LoginPages
 from tokenproxy.admin.operations import Operations
 from tokenproxy.admin.problems import to_problem
 from tokenproxy.admin.state import StateCalls
 from tokenproxy.admin.token import AdminToken
-from tokenproxy.core.interfaces import Accounts, States
+from tokenproxy.core.interfaces import Accounts, Logins, States
 from tokenproxy.errors import TokenproxyError
 from tokenproxy.log import event
 
@@ -72,6 +74,7 @@ class Desk:
     """What the three apps answer from."""
 
     accounts: Accounts
+    logins: Logins
     operations: Operations
     health: Health
     exposition: Exposition
@@ -167,6 +170,7 @@ class Desk:
             web.delete(_ACCOUNT, typed(self.logout)),
             web.post("/api/reload", typed(self.reload)),
             web.post("/api/key/rotate", typed(self.rotate_keys)),
+            *LoginCalls(self.logins).routes(),
         ]
 
 
@@ -175,14 +179,19 @@ def socket_app(desk: Desk) -> web.Application:
     return _app([*desk.probes(), *desk.changes(), *desk.readings()])
 
 
-def tcp_app(desk: Desk, guard: Guard) -> web.Application:
-    """The start page, health, metrics and reading for everybody on this machine; changes for who has the token."""
+def tcp_app(desk: Desk, guard: Guard, pages: LoginPages) -> web.Application:
+    """Pages, health, metrics and reading for everybody on this machine; changes for who has the token."""
     changes = [
         web.route(change.method, change.path, _with_token(change.handler, desk.token))
         for change in desk.changes()
     ]
-    routes = [web.get("/", desk.start_page), *desk.probes(), *changes, *desk.readings()]
-    return _app(routes, guard=guard)
+    routes = [web.get("/", desk.start_page), *pages.routes(), *desk.probes(), *changes, *desk.readings()]
+    return _app(routes, guard=guard, lets_in=pages.lets_in)
+
+
+def pages_app(guard: Guard, pages: LoginPages) -> web.Application:
+    """Where a browser comes back to, and nothing else: for a command that waits for a login without ``serve``."""
+    return _app(pages.routes(), guard=guard, lets_in=pages.lets_in)
 
 
 def metrics_app(desk: Desk) -> web.Application:
@@ -190,23 +199,36 @@ def metrics_app(desk: Desk) -> web.Application:
     return _app(desk.probes())
 
 
-def _app(routes: list[web.RouteDef], *, guard: Guard | None = None) -> web.Application:
-    app = web.Application(middlewares=[_errors(guard)], client_max_size=LONGEST_BODY)
+def _nobody(_: web.Request) -> bool:
+    return False
+
+
+def _app(
+    routes: list[web.RouteDef],
+    *,
+    guard: Guard | None = None,
+    lets_in: Callable[[web.Request], bool] = _nobody,
+) -> web.Application:
+    """``lets_in``: which requests may come from a page of another site."""
+    app = web.Application(middlewares=[_errors(guard, lets_in)], client_max_size=LONGEST_BODY)
     app.add_routes(routes)
     app.on_response_prepare.append(_harden)
     return app
 
 
 async def _harden(_: web.Request, response: web.StreamResponse) -> None:
+    own = response.headers.get("Content-Security-Policy")
     response.headers.update(_HEADERS)
+    if own is not None:
+        response.headers["Content-Security-Policy"] = own
 
 
-def _errors(guard: Guard | None) -> Any:
+def _errors(guard: Guard | None, lets_in: Callable[[web.Request], bool]) -> Any:
     """The outermost layer of every request: who may ask, and what becomes of errors."""
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if guard is not None and (refusal := _refusal(guard, request)) is not None:
+        if guard is not None and (refusal := _refusal(guard, request, lets_in)) is not None:
             return refusal
         try:
             return await handler(request)
@@ -226,21 +248,26 @@ def _errors(guard: Guard | None) -> Any:
 
 def _http_error(error: web.HTTPException) -> web.Response:
     code, sentence = _HTTP_ERRORS.get(error.status, ("bad_request", "The request makes no sense."))
+    if isinstance(error, Unusable):
+        sentence = f"{error.detail[:1].upper()}{error.detail[1:]}."
     answer = refuse(error.status, code, sentence)
     if "Allow" in error.headers:
         answer.headers["Allow"] = error.headers["Allow"]
     return answer
 
 
-def _refusal(guard: Guard, request: web.Request) -> web.Response | None:
+def _refusal(
+    guard: Guard, request: web.Request, lets_in: Callable[[web.Request], bool]
+) -> web.Response | None:
     if not request.raw_path.startswith("/"):  # RFC 9112 section 3.2.2: an absolute form would overrule Host
         return refuse(400, "bad_request", "Only requests in origin form are taken here.")
     if request.path in _OPEN:
         return None
+    foreign = lets_in(request)
     refused = guard.refusal(
         request.headers.getall("Host", ()),
-        origin=_all(request, "Origin"),
-        fetch_site=_all(request, "Sec-Fetch-Site"),
+        origin=None if foreign else _all(request, "Origin"),
+        fetch_site=None if foreign else _all(request, "Sec-Fetch-Site"),
     )
     if refused is None:
         return None

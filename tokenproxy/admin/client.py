@@ -110,9 +110,44 @@ class AdminClient:
             writer.close()
 
 
+class LoginClient:
+    """The running program's logins; satisfies ``operations.LoginOperations``."""
+
+    def __init__(self, client: AdminClient) -> None:
+        self._client = client
+
+    async def begin(
+        self,
+        account: str,
+        *,
+        device: bool = False,
+        key: str | None = None,
+        return_to: str | None = None,
+        replace: bool = False,
+    ) -> dict[str, Any]:
+        asked = {"account": account, "device": device, "key": key, "return_to": return_to, "replace": replace}
+        return await self._client.post("/api/logins", asked)
+
+    async def status(self, login: str, *, wait: float = 0.0) -> dict[str, Any]:
+        return await self._client.get(f"/api/logins/{_part(login)}?wait={wait:g}")
+
+    async def confirm(self, login: str) -> dict[str, Any]:
+        return await self._client.post(f"/api/logins/{_part(login)}/confirm")
+
+    async def cancel(self, login: str) -> dict[str, Any]:
+        return await self._client.delete(f"/api/logins/{_part(login)}")
+
+    async def paste(self, login: str, address: str) -> dict[str, Any]:
+        return await self._client.post(f"/api/logins/{_part(login)}/paste", {"address": address})
+
+
 def _at(account: str) -> str:
     # The slash as well: ``NAME/state`` would ask for the state of NAME.
     return f"/api/accounts/{quote(account, safe='@')}"
+
+
+def _part(text: str) -> str:
+    return quote(text, safe="")
 
 
 def _read(answer: bytes) -> dict[str, Any]:

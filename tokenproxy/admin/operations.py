@@ -16,3 +16,25 @@ class Operations(Protocol):
 
     async def info(self) -> dict[str, Any]:
         """``{"version", "pid", "uptime" (seconds), "listeners": {name: address}, "config": path}``."""
+
+
+class LoginOperations(Protocol):
+    """The part of ``core.interfaces.Logins`` that commands ask for; ``client.LoginClient`` asks over the socket."""
+
+    async def begin(
+        self,
+        account: str,
+        *,
+        device: bool = False,
+        key: str | None = None,
+        return_to: str | None = None,
+        replace: bool = False,
+    ) -> dict[str, Any]: ...
+
+    async def status(self, login: str, *, wait: float = 0.0) -> dict[str, Any]: ...
+
+    async def confirm(self, login: str) -> dict[str, Any]: ...
+
+    async def cancel(self, login: str) -> dict[str, Any]: ...
+
+    async def paste(self, login: str, address: str) -> dict[str, Any]: ...

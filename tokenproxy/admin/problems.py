@@ -25,6 +25,7 @@ from tokenproxy.errors import (
     StoreUnavailableError,
     TokenproxyError,
     UnknownAccountError,
+    UnknownLoginError,
 )
 
 CONTENT_TYPE: Final = "application/problem+json"
@@ -46,6 +47,7 @@ ANSWERS: Final[Mapping[type[TokenproxyError], Answer]] = {
     BadLoginError: Answer(422, "bad_login", "the login cannot begin"),
     NoLoginError: Answer(409, "needs_no_login", "the account needs no login"),
     UnknownAccountError: Answer(404, "unknown_account", "unknown account"),
+    UnknownLoginError: Answer(404, "unknown_login", "unknown login"),
     LoginRequiredError: Answer(409, "login_required", "login required"),
     MisconfiguredError: Answer(409, "misconfigured", "misconfigured"),
     ProviderUnavailableError: Answer(502, "provider_unavailable", "provider unavailable"),

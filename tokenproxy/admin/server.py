@@ -11,7 +11,7 @@ import stat
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -24,6 +24,8 @@ CONNECTIONS: Final = 256
 """At once on one listener; more are closed unanswered, so that nobody can take all our descriptors this way."""
 KEEP_ALIVE: Final = 30.0
 """Seconds; aiohttp's guard against a silent peer and a slow head as well (its own default is 3,630)."""
+LONGEST_LINE: Final = 32 * 1024
+"""Bytes of a request line or a header; a landing address may have half of it."""
 SHUTDOWN: Final = 2.0
 """Seconds for calls under way; a renewal is its own task and does not end with its call."""
 
@@ -150,26 +152,46 @@ def _bound(path: Path) -> socket.socket:
 
 
 async def _runner(app: web.Application) -> web.AppRunner:
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        logger=_http_log,
-        keepalive_timeout=KEEP_ALIVE,
-        lingering_time=SHUTDOWN,
-        shutdown_timeout=SHUTDOWN,
-    )
+    runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN)
     await runner.setup()
     return runner
 
 
 def _bounded(runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
-    server = runner.server
+    server, loop = runner.server, asyncio.get_running_loop()
     assert server is not None  # noqa: S101 - setup() has run
 
     def connect() -> asyncio.Protocol:
-        return server() if len(server.connections) < CONNECTIONS else _TooMany()
+        if len(server.connections) >= CONNECTIONS:
+            return _TooMany()
+        return _Connection(
+            server,
+            loop=loop,
+            access_log=cast("Any", None),  # its type forgets that None is "none"
+            logger=_http_log,
+            keepalive_timeout=KEEP_ALIVE,
+            lingering_time=SHUTDOWN,
+            max_line_size=LONGEST_LINE,
+        )
 
     return connect
+
+
+class _Connection(web.RequestHandler):
+    """Of aiohttp's, but for its words about rubbish: they quote it, and it may be a code."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status != 500:
+            message = "This is no request that tokenproxy can read; it may be too long.\n"
+        return super().handle_error(request, status, exc, message)
 
 
 class _TooMany(asyncio.Protocol):
