@@ -130,7 +130,11 @@ class App:
         self._stack.push_async_callback(self.source.close)
         await self.source.start()  # renewals in doubt are repeated first: the provider's grace is short
         self.accounts = OperatorAccounts(
-            self.source, store=self.store, clock=self.clock, accounts=lambda: self.config.accounts
+            self.source,
+            store=self.store,
+            endpoint=endpoint,
+            clock=self.clock,
+            accounts=lambda: self.config.accounts,
         )
         self.state = LoginState(self.store, clock=self.clock, accounts=lambda: self.config.accounts)
         logins = self.logins = _login_desk(
@@ -483,7 +487,9 @@ async def _offline(
             policy=config.renew,
             jitter=_jitter,
         )
-        accounts = OperatorAccounts(source, store=store, clock=clock, accounts=lambda: config.accounts)
+        accounts = OperatorAccounts(
+            source, store=store, endpoint=endpoint, clock=clock, accounts=lambda: config.accounts
+        )
         logins = _login_desk(
             lambda: config, source=source, store=store, endpoint=endpoint, clock=clock, accounts=accounts
         )

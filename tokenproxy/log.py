@@ -69,6 +69,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
     ),
     "token_imported": Kind(_INFO, "An import or a login brought a token set."),
     "account_forgotten": Kind(_INFO, "A logout dropped the tokens of an account."),
+    "revocation_failed": Kind(_WARNING, "An account is logged out here, and its provider did not take the revocation."),
     "account_rebound": Kind(_INFO, "The operator bound stored tokens to the registration of the config."),
     "login_begun": Kind(_INFO, "Somebody began a login; `login` tells attempts apart."),
     "login_succeeded": Kind(_INFO, "A login brought what it was for."),

@@ -58,6 +58,7 @@ async def _life(setup: Setup, *, running: bool) -> None:
     gone = await setup.process("logout", "books")
     assert gone.code == 0
     assert "logged out" in gone.out
+    assert "The provider was not told; revoke the grant there" in gone.out
     assert (await setup.process("status", "books")).code == 3
     assert (await setup.process("refresh", "books")).code == 3
     assert not setup.provider.complaints

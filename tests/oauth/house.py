@@ -146,7 +146,11 @@ class House:
         )
         self._stack.push_async_callback(self.source.close)
         self.operator = OperatorAccounts(
-            self.source, store=cast("Store", self.store), clock=self.clock, accounts=lambda: self.accounts
+            self.source,
+            store=cast("Store", self.store),
+            endpoint=endpoint,
+            clock=self.clock,
+            accounts=lambda: self.accounts,
         )
         if self._start:
             await self.source.start()

@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import io
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.oauth.house import ROUTE, House, renewed
 from tests.simulators import AskaraProvider, DeskeraProvider, PerscomProvider, PlainProvider, Provider
-from tokenproxy import log
 from tokenproxy.errors import AccountError
-
-
-@pytest.fixture
-def written() -> Iterator[io.StringIO]:
-    """Everything that anybody logs, at debug level, as ``serve`` sets it up."""
-    root = logging.getLogger()
-    level, before = root.level, list(root.handlers)
-    stream = io.StringIO()
-    handler = log.setup("debug", "json", stream=stream)
-    yield stream
-    root.removeHandler(handler)
-    root.handlers[:] = before
-    root.setLevel(level)
 
 
 @pytest.mark.parametrize("kind", [DeskeraProvider, PerscomProvider, AskaraProvider, PlainProvider])

@@ -139,13 +139,21 @@ def refresh(call: Call, *, account: str) -> None:
     _facts(call.out, after, before=before)
 
 
+_TOLD: Final[Mapping[bool | None, str]] = {
+    True: "The provider was told and took it.",
+    False: "The provider did not take it, or could not be reached; revoke the grant there if it must end at once.",
+    None: "The provider was not told; revoke the grant there if it must end at once.",
+}
+"""``revoked`` of a logout, for people."""
+
+
 @command("logout", json=True)
 @account_argument()
 def logout(call: Call, *, account: str) -> None:
     """
-    Forget ACCOUNT's tokens.
+    Forget ACCOUNT's tokens, and tell the provider where it can be told.
 
-    The provider is not told in this version: revoke the grant there if it must end at once.
+    They are gone from here whatever the provider answers.
     """
 
     async def work(_: Config, face: OperatorFace) -> tuple[Status, Status]:
@@ -164,7 +172,7 @@ def logout(call: Call, *, account: str) -> None:
         call.out.say(
             f"  It obtains its tokens by itself (grant {after['grant']}): the next use gets another."
         )
-    call.out.say("  The provider was not told; revoke the grant there if it must end at once.")
+    call.out.say(f"  {_TOLD[after['revoked']]}")
 
 
 @command("rebind", json=True)

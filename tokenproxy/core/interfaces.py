@@ -267,7 +267,12 @@ class Accounts(Protocol):
     async def refresh(self, account: str) -> dict[str, Any]:
         """Renew now, whatever the expiry; gives the new status."""
 
-    async def logout(self, account: str) -> dict[str, Any]: ...
+    async def logout(self, account: str) -> dict[str, Any]:
+        """
+        Forget the tokens and tell the provider; gives the new status.
+
+        With ``revoked``: True, the provider took it; False, it did not, or could not be reached; None, it was not told.
+        """
 
     async def rebind(self, account: str) -> dict[str, Any]: ...
 

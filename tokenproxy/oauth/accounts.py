@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from tokenproxy import log
 from tokenproxy.core.account import AT_EASE, Reason, Standing, State
 from tokenproxy.core.grants import traits_of
-from tokenproxy.core.interfaces import Clock, Store, Summary
+from tokenproxy.core.interfaces import Clock, Record, Store, Summary
 from tokenproxy.core.provider import Account, table_of
 from tokenproxy.core.replies import read_import
 from tokenproxy.core.routes import valid_sub
@@ -19,19 +21,29 @@ from tokenproxy.errors import (
     StoreUnavailableError,
     UnknownAccountError,
 )
+from tokenproxy.oauth.endpoint import Endpoint
 from tokenproxy.oauth.refusals import next_step, sentence
 from tokenproxy.oauth.source import Source
+
+_log = logging.getLogger("tokenproxy.oauth")
 
 
 class OperatorAccounts:
     """Satisfies ``core.interfaces.Accounts``."""
 
     def __init__(
-        self, source: Source, *, store: Store, clock: Clock, accounts: Callable[[], Mapping[str, Account]]
+        self,
+        source: Source,
+        *,
+        store: Store,
+        endpoint: Endpoint,
+        clock: Clock,
+        accounts: Callable[[], Mapping[str, Account]],
     ) -> None:
         """``accounts`` gives the config's tables as they are now: a reload changes them."""
         self._source = source
         self._store = store
+        self._endpoint = endpoint
         self._clock = clock
         self._accounts = accounts
 
@@ -70,12 +82,26 @@ class OperatorAccounts:
         return await self.status(account)
 
     async def logout(self, account: str) -> dict[str, Any]:
-        configured(self._accounts(), account)
+        spec = configured(self._accounts(), account)
         try:
-            await self._source.forget(account)
+            gone = await self._source.forget(account)
         except StoreError as error:
             raise _store_failed(account, error) from None
-        return await self.status(account)
+        revoked = await self._revoked(spec, gone) if gone is not None else None
+        return await self.status(account) | {"revoked": revoked}
+
+    async def _revoked(self, spec: Account, gone: Record) -> bool | None:
+        """
+        Whether the provider took the word that these tokens are over; None where it was not told.
+
+        Tokens of another registration are nothing that this one may end, or show to whom the config names now.
+        """
+        if gone.tokens is None or gone.bound_to != spec.bound_to or not traits_of(spec).endpoint:
+            return None
+        revoked = await self._endpoint.revoke(spec, gone.tokens, now=self._clock.now())
+        if revoked is False:
+            log.event(_log, "revocation_failed", account=gone.account, provider=spec.provider.name)
+        return revoked
 
     async def rebind(self, account: str) -> dict[str, Any]:
         configured_login(self._accounts(), account, "rebind")

@@ -23,6 +23,7 @@ from yarl import URL
 from tokenproxy.core.interfaces import TokenOrigins
 from tokenproxy.core.provider import Account, origin_of
 from tokenproxy.core.replies import LARGEST_ANSWER, Reply
+from tokenproxy.core.revocation import revocation
 from tokenproxy.core.settings import TLSFiles
 from tokenproxy.core.steps import Flow, KeyRequest, SignRequest, Step, TokenRequest
 from tokenproxy.core.tokens import TokenSet
@@ -148,6 +149,19 @@ class Endpoint:
             return await self.run(liveness(account, tokens, now=now), account)
         except (NotSentError, AnswerLostError):
             return None
+
+    async def revoke(self, account: Account, tokens: TokenSet, *, now: datetime) -> bool | None:
+        """
+        Tell the provider that a login is over (RFC 7009): whether it took that; None where it cannot be told.
+
+        Only with the account that the tokens are bound to.
+        """
+        try:
+            if account.provider.revoke is None:
+                account = await self.resolved(account)
+            return await self.run(revocation(account, tokens, now=now), account)
+        except (NotSentError, AnswerLostError):
+            return False
 
     async def send(self, request: TokenRequest, tls: TLSFiles, *, timeout: float | None = None) -> Reply:  # noqa: ASYNC109 - of aiohttp's own kind, which tells sent from not sent
         """One request, one answer. Raises ``NotSentError`` or ``AnswerLostError``, which quote no address."""

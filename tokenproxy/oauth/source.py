@@ -180,8 +180,12 @@ class Source:
         self._require_registration(entry)
         return await self._renewed_anyway(entry, "manual", refusal=False)
 
-    async def forget(self, account: str) -> bool:
-        """Drop the account's secrets everywhere; whether there were any. Raises ``StoreError``."""
+    async def forget(self, account: str) -> Record | None:
+        """
+        Drop the account's secrets everywhere; what there was, so that its provider can be told, or None.
+
+        Raises ``StoreError``; then nothing has changed.
+        """
         self._spec(account)
         return await self._alone(account, lambda: self._forget(account), name=f"forget {account}")
 
@@ -589,10 +593,13 @@ class Source:
             f"account {account} is changed by another process all the time", next_step="try again"
         )
 
-    async def _forget(self, account: str) -> bool:
+    async def _forget(self, account: str) -> Record | None:
         record = await self._store.load(account)
         if record is None:
-            return False
+            return None
+        entry = self._entries.get(account)
+        if entry is not None and entry.unstored is not None:  # what the store has is spent
+            record = replace(record, tokens=entry.tokens)
         standing = advance(record.standing, Event.FORGOTTEN, now=self._clock.now())
         if not traits_of(self._spec(account)).person:
             standing = AT_EASE
@@ -601,7 +608,7 @@ class Source:
         self._entries.drop(account)
         self._census.restate(account, standing.state)
         log.event(_log, "account_forgotten", account=account)
-        return found and record.tokens is not None
+        return record if found and record.tokens is not None else None
 
     async def _rebind(self, account: str) -> None:
         spec = self._spec(account)
