@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Here
 from tests.cli.program import command_line, environment, run
-from tokenproxy import config
 
 GOOD = """\
 [accounts.crm]
@@ -152,26 +150,6 @@ def test_a_certificate_that_is_none_is_found(tmp_path: Path, here: Here) -> None
 
     assert ended.code == 2
     assert "routes.crm.tls" in ended.out
-
-
-def test_every_preset_can_be_pasted_into_a_config(here: Here) -> None:
-    """What is printed is the preset, all of it, as TOML."""
-    for name, preset in config.presets().items():
-        printed = here("presets", name).out
-
-        assert tomllib.loads(printed) == {"providers": {name: dict(preset.raw)}}
-
-
-def test_presets_are_listed_with_what_an_account_must_fill_in(here: Here) -> None:
-    ended = here("presets")
-
-    row = next(line for line in ended.out.splitlines() if line.startswith("perscom "))
-    assert "dashboard" in row
-    assert {each["name"] for each in json.loads(here("presets", "--json").out)["presets"]} == set(
-        config.presets()
-    )
-    assert "vars = { dashboard" in here("presets", "perscom").err
-    assert here("presets", "nobody").code == 2
 
 
 def test_a_missing_file_has_a_next_step(tmp_path: Path) -> None:

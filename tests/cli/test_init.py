@@ -41,8 +41,8 @@ def test_what_was_not_given_is_marked_and_named(tmp_path: Path, here: Here) -> N
     text = (tmp_path / "config.toml").read_text()
 
     assert ended.code == 0
-    assert text.count("CHANGE ME") == 3
-    assert "! 3 settings to fill in, marked CHANGE ME: vars, client_id, upstream" in ended.out
+    assert text.count("CHANGE ME") == 2
+    assert "! 2 settings to fill in, marked CHANGE ME: vars, client_id" in ended.out
     assert "put the client secret into perscom.secret, mode 0600" in ended.out
 
 
@@ -123,18 +123,21 @@ def test_step_by_step(tmp_path: Path) -> None:
         screen.until(
             "This writes config.toml and a key file into the current folder. Nothing is sent anywhere."
         )
-        screen.answer("Choice:", "17")
-        screen.until("a number from 1 to")
-        screen.answer("Choice:", "perscom")
-        screen.answer("Which API should legacy apps reach?", "api.perscom.io")
+        screen.answer("Provider:", "nobody")
+        screen.until('nobody has "nobody" in the name')
+        screen.answer("Provider:", "zo")
+        screen.until("zoho-crm")
+        screen.answer("Provider:", "persc")
+        screen.until("perscom: PERSCOM.io")
+        screen.answer("Dashboard, as in https://{dashboard}/oauth/token", "https://acme.perscom.io")
+        screen.until("without https://")
+        screen.answer("Dashboard, as in", "acme.perscom.io")
+        screen.answer("Which API should legacy apps reach? [https://api.perscom.io]", "api.perscom.io")
         screen.until("must be a URL")
-        screen.answer("Which API should legacy apps reach?", "https://api.perscom.io")
+        screen.answer("Which API should legacy apps reach? [https://api.perscom.io]", "")
         screen.answer("Name for this route and account: [perscom]", "the roster")
         screen.until("must be letters")
         screen.answer("Name for this route and account: [perscom]", "roster")
-        screen.answer("Dashboard, as in", "https://acme.perscom.io")
-        screen.until("without https://")
-        screen.answer("Dashboard, as in", "acme.perscom.io")
         screen.answer("Client id:", "9a1")
         screen.until("Client secret")
         screen.until("later):")
@@ -149,12 +152,13 @@ def test_step_by_step(tmp_path: Path) -> None:
     assert mode(tmp_path / "roster.secret") == 0o600
     assert loaded.accounts["roster"].registration.client_secret == SECRET
     assert loaded.accounts["roster"].provider.token_url == "https://acme.perscom.io/oauth/token"
+    assert loaded.routes[0].upstream.host == "api.perscom.io"
 
 
 def test_step_by_step_to_a_provider_that_nobody_ships(tmp_path: Path) -> None:
     """Most providers are no preset yet: the file must be whole without an editor, too."""
     with terminal("init", "--client-id", "app-1", "--config", "my.toml", cwd=tmp_path) as screen:
-        screen.answer("Choice:", "another one")
+        screen.answer("Provider:", "another one")
         screen.answer("Which API should legacy apps reach?", "https://api.example.com")
         screen.answer("Name for this route and account: [api]", "")
         screen.answer("Where it gives out and renews tokens:", "http://login.example.com/token")

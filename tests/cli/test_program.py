@@ -69,7 +69,7 @@ def test_completion_knows_commands_accounts_and_presets(tmp_path: Path) -> None:
     assert completed("tokenproxy lo") == ["logout"]
     assert completed("tokenproxy refresh ") == ["crm"]
     assert completed("tokenproxy refresh --config other.toml p") == ["payroll"]
-    assert completed("tokenproxy init desk") == ["deskera", "deskera-live"]
+    assert completed("tokenproxy init desk") == ["deskera", "deskera-live", "deskpro"]
     (tmp_path / "config.toml").write_text("[accounts")
     assert completed("tokenproxy refresh ") == []
 

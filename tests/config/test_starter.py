@@ -8,6 +8,7 @@ import pytest
 
 from tests.config.reading import read
 from tokenproxy.config import presets, starter
+from tokenproxy.core.provider import ClientAuth
 from tokenproxy.errors import ConfigError
 
 
@@ -20,8 +21,15 @@ def test_a_preset_s_starter_loads_once_its_secret_is_there(preset: str, tmp_path
 
     config = read(text, tmp_path)
 
-    assert config.accounts["my-api"].registration.client_secret == "s3cr3t"
-    assert text.count("CHANGE ME") == 2 + bool(presets()[preset].vars)
+    info = presets()[preset]
+    account = config.accounts["my-api"]
+    assert account.registration.client_secret == (
+        "" if info.provider.client_auth is ClientAuth.NONE else "s3cr3t"
+    )
+    assert account.grant == info.grants[0]
+    assert text.count("CHANGE ME") == 1 + bool(info.vars) + (
+        "{" in info.provider.api or not info.provider.api
+    )
     assert config.warnings == ()
 
 

@@ -1,19 +1,14 @@
-"""``check`` and ``presets``: what the config says, and what we know of providers."""
+"""``check``: what the config says."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-import click
-from click.shell_completion import CompletionItem
-
-from tokenproxy.cli.command import Call, UnusableError, command, load
+from tokenproxy.cli.command import Call, command, load
 from tokenproxy.cli.present import counted, problem_lines, table
 from tokenproxy.cli.serving import target_of, url_of
 from tokenproxy.errors import ConfigError, Problem, StoreError, TokenproxyError
@@ -126,95 +121,3 @@ def _routes(call: Call, config: Config) -> None:
     ]
     if rows:
         call.out.say(table(rows, indent="  "))
-
-
-# -- presets ---------------------------------------------------------------------------------------------------------
-
-
-class PresetName(click.ParamType[str]):
-    """A provider that we ship, completed by the names of the files."""
-
-    name = "preset"
-
-    def shell_complete(
-        self,
-        ctx: click.Context,  # noqa: ARG002 - click's signature
-        param: click.Parameter,  # noqa: ARG002
-        incomplete: str,
-    ) -> list[CompletionItem[str]]:
-        from importlib.resources import files
-
-        folder = files("tokenproxy.core") / "presets"
-        names = sorted(
-            each.name.removesuffix(".toml") for each in folder.iterdir() if each.name.endswith(".toml")
-        )
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
-
-
-@command("presets", json=True)
-@click.argument("name", required=False, type=PresetName())
-def presets(call: Call, *, name: str | None) -> None:
-    """
-    The providers that tokenproxy knows.
-
-    With NAME, all that it knows of one, as a table for the config. An account takes one by provider = "NAME"; a table [providers.NAME] in the config changes it key by key.
-    """
-    from tokenproxy import config
-
-    known = config.presets()
-    if name is None:
-        _list(call, known)
-        return
-    if name not in known:
-        raise UnusableError(f'there is no preset "{name}"', next_step="tokenproxy presets")
-    raw = dict(known[name].raw)
-    if call.json:
-        call.out.json({"name": name, "vars": list(known[name].vars), "provider": raw})
-        return
-    call.out.result("\n".join(toml_lines(name, raw)))
-    if known[name].vars:
-        blanks = ", ".join(f'{each} = "..."' for each in known[name].vars)
-        call.out.note(f"An account fills in:  vars = {{ {blanks} }}")
-
-
-def _list(call: Call, known: Mapping[str, Any]) -> None:
-    if call.json:
-        call.out.json(
-            {
-                "presets": [
-                    {"name": each.name, "vars": list(each.vars), "provider": dict(each.raw)}
-                    for each in known.values()
-                ]
-            }
-        )
-        return
-    rows = [("PRESET", "TOKEN ENDPOINT", "VARS", "DOCUMENTATION")]
-    for each in known.values():
-        parts = urlsplit(each.provider.token_url)
-        rows.append((each.name, parts.netloc, ", ".join(each.vars) or "-", each.docs or "-"))
-    call.out.result(table(rows))
-
-
-def toml_lines(name: str, raw: Mapping[str, Any]) -> list[str]:
-    """A table ``[providers.NAME]`` that may be pasted into a config."""
-    return [f"[providers.{name}]", *(f"{key} = {_toml(value)}" for key, value in raw.items())]
-
-
-def _toml(value: Any) -> str:
-    match value:
-        case Mapping():
-            inner = ", ".join(f"{_key(key)} = {_toml(each)}" for key, each in value.items())
-            return f"{{ {inner} }}" if inner else "{}"
-        case list() | tuple():
-            return f"[{', '.join(_toml(each) for each in value)}]"
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        case _:
-            return str(value)
-
-
-def _key(text: str) -> str:
-    plain = text.replace("-", "").replace("_", "")
-    return text if plain.isalnum() and plain.isascii() else json.dumps(text)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from tokenproxy.cli.checking import PresetName
+from tokenproxy.cli.catalogue import PresetName, matching
 from tokenproxy.cli.command import CONFIG, KEEP_A_COPY, Call, UnusableError, command, shown
 from tokenproxy.cli.present import counted, table
 from tokenproxy.errors import ConfigError, Problem, TokenproxyError
 
 if TYPE_CHECKING:
     from tokenproxy.config import PresetInfo
+    from tokenproxy.core.provider import Provider
 
 WORDS: Final = ("file:", "env:", "systemd:", "cmd:")
 """Where a secret may lie; ``literal:`` would put it into the shell's history."""
@@ -36,6 +37,7 @@ class Answers:
     """A preset; None: a table of its own."""
     name: str
     upstream: str | None = None
+    """None: the preset's API."""
     client_id: str | None = None
     client_secret: str | None = None
     """A source word."""
@@ -50,7 +52,9 @@ class Answers:
 @click.argument("preset", required=False, type=PresetName(), metavar="[PROVIDER]")
 @click.option("--provider", type=PresetName(), metavar="PROVIDER", help="The same as the argument.")
 @click.option("--name", help="Of the account and its route; default: the provider's.")
-@click.option("--upstream", metavar="URL", help="The API that legacy apps should reach.")
+@click.option(
+    "--upstream", metavar="URL", help="The API that legacy apps should reach; default: the preset's."
+)
 @click.option("--client-id", help="What the provider calls this client.")
 @click.option(
     "--client-secret",
@@ -100,15 +104,12 @@ def init(
         client_secret=_source(client_secret),
         vars=_vars(var),
     )
-    presets = config.presets()
-    if given.provider is not None and given.provider not in presets:
+    if given.provider is not None and given.provider not in config.preset_names():
         raise UnusableError(f'there is no preset "{given.provider}"', next_step="tokenproxy presets")
     asking = not yes and sys.stdin.isatty()
     if given.provider or not asking:
         _refuse_wrong(given)
-    answers = (
-        _asked(call, given, presets) if asking else replace(given, name=given.name or given.provider or "api")
-    )
+    answers = _asked(call, given) if asking else replace(given, name=given.name or given.provider or "api")
     _refuse_wrong(answers)
     _write_all(call, answers, force=force)
 
@@ -144,19 +145,19 @@ def _vars(pairs: tuple[str, ...]) -> dict[str, str]:
 # -- questions ---------------------------------------------------------------------------------------------------------
 
 
-def _asked(call: Call, given: Answers, presets: Mapping[str, PresetInfo]) -> Answers:
+def _asked(call: Call, given: Answers) -> Answers:
     """Ask for what was not given; each answer is judged by the config's own rules before the next question."""
     folder = call.config.absolute().parent
     where = "the current folder" if folder == Path.cwd() else str(folder)
     call.out.note(f"This writes {call.config.name} and a key file into {where}. Nothing is sent anywhere.\n")
-    answers = given if given.provider else replace(given, provider=_choose(call, presets))
-    if not answers.upstream:
-        answers = _ask("Which API should legacy apps reach?", answers, "upstream", "routes.{name}.upstream")
-    answers = replace(answers, name=answers.name or _ask_name(answers))
-    info = presets.get(answers.provider or "")
+    answers = given if given.provider else replace(given, provider=_choose(call))
+    info = _info(answers.provider)
     for key in info.vars if info else ():
         if key not in answers.vars:
             answers = _ask_var(answers, key, info)
+    if not answers.upstream:
+        answers = _ask_upstream(answers, info)
+    answers = replace(answers, name=answers.name or _ask_name(answers))
     for key, question in _ADDRESSES.items() if info is None else ():
         answers = _ask_url(answers, key, question)
     if not answers.client_id:
@@ -166,20 +167,46 @@ def _asked(call: Call, given: Answers, presets: Mapping[str, PresetInfo]) -> Ans
     return answers
 
 
-def _choose(call: Call, presets: Mapping[str, PresetInfo]) -> str | None:
-    names = [*presets, OWN]
-    rows = []
-    for number, name in enumerate(names, start=1):
-        about = presets[name].provider.token_url if name in presets else "its addresses go into the config"
-        rows.append((str(number), name, about))
-    call.out.note(f"Whose tokens does it need?\n{table(rows, indent='  ')}")
+def _info(provider: str | None) -> PresetInfo | None:
+    from tokenproxy import config
+
+    return config.preset(provider) if provider else None
+
+
+def _choose(call: Call) -> str | None:
+    """A preset by its name, or by a part of it that no other has; a part that several have lists them."""
+    from tokenproxy import config
+
+    known = config.presets()
+    call.out.note(
+        f'Whose tokens does it need? {len(known)} providers are known: type a name or a part of one, or "{OWN}".'
+    )
     while True:
-        choice = str(_prompt("Choice:")).strip()
-        if choice.isdecimal() and 1 <= int(choice) <= len(names):
-            choice = names[int(choice) - 1]
-        if choice in names:
-            return choice if choice != OWN else None
-        call.out.note(f"  a number from 1 to {len(names)}, or a name")
+        choice = str(_prompt("Provider:")).strip()
+        if choice == OWN:
+            return None
+        if choice in known:
+            return choice
+        found = matching(known, choice)
+        if len(found) == 1:
+            call.out.note(f"  {found[0].name}: {found[0].provider.title}")
+            return found[0].name
+        rows = [(each.name, each.provider.title) for each in found]
+        call.out.note(table(rows, indent="  ") if rows else f'  nobody has "{choice}" in the name')
+
+
+def _ask_upstream(answers: Answers, info: PresetInfo | None) -> Answers:
+    """The preset's API is proposed; what a login will fill in nobody can type."""
+    api = info.provider.api if info else ""
+    for key, value in answers.vars.items():
+        api = api.replace(f"{{{key}}}", value)
+    return _ask(
+        "Which API should legacy apps reach?",
+        answers,
+        "upstream",
+        "routes.{name}.upstream",
+        default=None if "{" in api else api or None,
+    )
 
 
 def _ask_name(answers: Answers) -> str:
@@ -192,19 +219,27 @@ def _ask_name(answers: Answers) -> str:
 
 
 def _ask_var(answers: Answers, key: str, info: PresetInfo | None) -> Answers:
-    about = info.provider.token_url if info else ""
+    about = _where(info.provider, key) if info else ""
     while True:
-        value = _prompt(f"{key.capitalize()}, as in {about}:")
+        value = _prompt(f"{key.replace('_', ' ').capitalize()}, as in {about}:")
         told = replace(answers, vars={**answers.vars, key: value})
-        wrong = _wrong(told, f"accounts.{told.name}.vars.{key}")
+        wrong = _wrong(told, f"accounts.{told.name or 'api'}.vars.{key}")
         if wrong is None:
             return told
         click.echo(f"  {wrong}", err=True)
 
 
-def _ask(question: str, answers: Answers, attribute: str, path: str) -> Answers:
+def _where(provider: Provider, key: str) -> str:
+    """The first address with the placeholder in it."""
+    addresses = (provider.token_url, provider.authorize_url, provider.issuer, provider.api)
+    return next((each for each in addresses if f"{{{key}}}" in each), provider.token_url)
+
+
+def _ask(
+    question: str, answers: Answers, attribute: str, path: str, *, default: str | None = None
+) -> Answers:
     while True:
-        changed: dict[str, Any] = {attribute: _prompt(question)}
+        changed: dict[str, Any] = {attribute: _prompt(question, default=default)}
         told = replace(answers, **changed)
         wrong = _wrong(told, path.format(name=told.name or "api"))
         if wrong is None:

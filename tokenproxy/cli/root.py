@@ -13,7 +13,8 @@ import click
 
 from tokenproxy import __version__
 from tokenproxy.cli.accounts import import_, logout, rebind, refresh, status
-from tokenproxy.cli.checking import check, presets
+from tokenproxy.cli.catalogue import presets
+from tokenproxy.cli.checking import check
 from tokenproxy.cli.command import Told, shown, with_option
 from tokenproxy.cli.completing import completion
 from tokenproxy.cli.demo import demo

@@ -37,6 +37,8 @@ __all__ = [
     "begin",
     "load",
     "parse",
+    "preset",
+    "preset_names",
     "presets",
     "read_keys",
     "resolve",
@@ -70,6 +72,20 @@ def parse(text: str, *, source: str, base: Path, environ: Mapping[str, str]) -> 
     from tokenproxy.config import reader
 
     return reader.parse(text, source=source, base=base, environ=environ)
+
+
+def preset_names() -> tuple[str, ...]:
+    """What we ship, by the names of the files; none is read."""
+    from tokenproxy.config import providers
+
+    return providers.preset_names()
+
+
+def preset(name: str) -> PresetInfo:
+    """One of them; raises ``KeyError`` for an unknown name."""
+    from tokenproxy.config import providers
+
+    return providers.preset(name)
 
 
 def presets() -> Mapping[str, PresetInfo]:

@@ -18,6 +18,8 @@ from tokenproxy.config.values import PresetInfo
 from tokenproxy.config.words import Report, did_you_mean, quoted, shown
 from tokenproxy.core.expressions import problem_of
 from tokenproxy.core.provider import (
+    AUTHORIZATION_CODE,
+    DEVICE_CODE,
     PKCE,
     AnswerFields,
     AssertionForm,
@@ -97,8 +99,22 @@ def preset(name: str) -> PresetInfo:
     table = preset_table(name)
     provider = built(name, ProviderTable.model_validate(dict(table)), TLSFiles())
     return PresetInfo(
-        name=name, raw=table, provider=provider, docs=provider.docs, vars=placeholders(provider)
+        name=name,
+        raw=table,
+        provider=provider,
+        docs=provider.docs,
+        vars=placeholders(provider),
+        grants=_grants(provider),
     )
+
+
+def _grants(provider: Provider) -> tuple[str, ...]:
+    ways = []
+    if provider.authorize_url or provider.issuer:
+        ways.append(AUTHORIZATION_CODE)
+    if provider.device_url:
+        ways.append(DEVICE_CODE)
+    return tuple(ways) or ("client_credentials",)
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

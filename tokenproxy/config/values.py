@@ -115,3 +115,5 @@ class PresetInfo:
     docs: str = ""
     vars: tuple[str, ...] = ()
     """Which placeholders an account must fill by ``vars``."""
+    grants: tuple[str, ...] = ()
+    """How its accounts get tokens, the usual way first; ``client_credentials`` where nobody can log in."""
