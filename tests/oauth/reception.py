@@ -109,5 +109,5 @@ class Reception(House):
     async def all_done(self) -> None:
         """Until no exchange runs any more."""
         async with asyncio.timeout(10):
-            while self.desk._exchanges.running:
+            while self.desk._outcomes.tasks.running:
                 await asyncio.sleep(0.001)

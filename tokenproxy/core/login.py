@@ -26,7 +26,6 @@ from tokenproxy.core.provider import (
     Callback,
     CallbackMode,
     CallbackPath,
-    table_of,
 )
 from tokenproxy.core.pushed import pushed
 from tokenproxy.core.replies import (
@@ -471,12 +470,6 @@ def question_about(account: str, held: TokenSet | None, standing: Standing, new:
     if standing.state is State.LOGIN_REQUIRED:
         return ""
     return f"account {account} is logged in already, and the provider does not say whether as the same: replace it?"
-
-
-def same_registration(attempt: Attempt, accounts: Mapping[str, Account]) -> bool:
-    """Whether the config still means the provider and client that the attempt was begun with."""
-    now = accounts.get(table_of(attempt.account.name))
-    return now is not None and now.bound_to == attempt.account.bound_to
 
 
 def secrets_of(attempt: Attempt, more: Iterable[str] = ()) -> list[str]:

@@ -35,6 +35,8 @@ class Login:
     attempt: Attempt
     expires_at: datetime
     """UTC."""
+    bound_to: str = ""
+    """Of the config's table as it was; tokens of another registration are not adopted."""
     replace: bool = False
     """Another identity's login is replaced without a question."""
     return_to: str = ""
@@ -66,6 +68,18 @@ class Login:
         return self.state == PENDING
 
     @property
+    def may_expire(self) -> bool:
+        """Not while its answer is being made something of, which has an end of its own."""
+        return self.open and not self.settling and (not self.taken or bool(self.question))
+
+    def take(self) -> bool:
+        """Claim it for an answer, before anything is awaited; False: it has ended, or another answer came first."""
+        if self.taken or not self.open:
+            return False
+        self.taken = True
+        return True
+
+    @property
     def short(self) -> str:
         """Enough of the id to tell attempts apart in a log, and of no use to anybody."""
         return self.id[:8]
@@ -75,8 +89,10 @@ class Login:
             log.register_secret(secret)
             self.hidden.append(secret)
 
-    def ask(self, question: str, tokens: TokenSet) -> None:
+    def ask(self, question: str, tokens: TokenSet, *, now: datetime) -> None:
+        """Wait for a yes, as long as for a login."""
         self.question, self.tokens = question, tokens
+        self.expires_at = now + LIFE
         self._happened()
 
     def end(self, state: str, error: str = "", said: str = "") -> TokenSet | None:
@@ -152,7 +168,7 @@ class Attempts:
         """Open ones whose time is over; forgets those that ended long ago."""
         for login in [login for login in self if now >= login.expires_at + KEPT]:
             self._drop(login)
-        return [login for login in self if login.open and not login.settling and now >= login.expires_at]
+        return [login for login in self if login.may_expire and now >= login.expires_at]
 
     def next_end(self) -> datetime | None:
         """When there is something to do again."""

@@ -20,50 +20,40 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from tokenproxy import log
-from tokenproxy.core.account import Event
-from tokenproxy.core.interfaces import Clock, Landing, StateValue, Store
+from tokenproxy.core.account import Event, Reason
+from tokenproxy.core.interfaces import Clock, Landing, Store
 from tokenproxy.core.login import (
     LONGEST_ADDRESS,
     Arrival,
     Attempt,
-    Caught,
     DeviceLogin,
-    Poll,
-    Unwelcome,
     arrival,
     authorization_address,
     by_device,
     callback_address,
     device_authorization,
-    device_poll,
-    exchange,
-    implicit,
     mode_of,
     next_interval,
     pushed_address,
-    question_about,
-    read_landing,
-    same_registration,
     secrets_of,
     state_in,
 )
-from tokenproxy.core.provider import IMPLICIT, PKCE, Account, CallbackMode, CallbackPath
-from tokenproxy.core.replies import Answer, Failure, Granted, without
-from tokenproxy.core.revocation import revocation
+from tokenproxy.core.provider import Account, CallbackMode, CallbackPath, table_of
+from tokenproxy.core.replies import Failure, without
 from tokenproxy.core.steps import Flow
-from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import (
     AccountError,
     BadLoginError,
     MisconfiguredError,
     ProviderUnavailableError,
-    StoreError,
     UnknownLoginError,
 )
 from tokenproxy.oauth.accounts import configured, configured_login
 from tokenproxy.oauth.attempts import LIFE, Attempts, Login
-from tokenproxy.oauth.endpoint import AnswerLostError, Endpoint, NotSentError
-from tokenproxy.oauth.landings import code_of, landing
+from tokenproxy.oauth.calls import AnswerLostError, NotSentError
+from tokenproxy.oauth.endpoint import Endpoint
+from tokenproxy.oauth.landings import landing
+from tokenproxy.oauth.outcomes import PATIENCE, Outcomes, apart
 from tokenproxy.oauth.source import Source
 from tokenproxy.oauth.tasks import Tasks
 
@@ -71,8 +61,6 @@ _log = logging.getLogger("tokenproxy.oauth")
 
 T = TypeVar("T")
 
-EXCHANGE_PATIENCE: Final = 20.0
-"""Seconds that ``close`` waits for exchanges that were sent; more than one token call may take."""
 _LONGEST_WAIT: Final = 60.0
 _KEY: Final = re.compile(r"[A-Za-z0-9._~-]{16,128}")
 
@@ -98,8 +86,6 @@ class LoginDesk:
         browser may be sent on to, beside ``public_url``; ``status`` is ``Accounts.status``.
         """
         self._accounts = accounts
-        self._source = source
-        self._store = store
         self._endpoint = endpoint
         self._clock = clock
         self._secret = secret
@@ -107,7 +93,9 @@ class LoginDesk:
         self._return_to = return_to
         self._status = status
         self._attempts = Attempts()
-        self._exchanges = Tasks()
+        self._outcomes = Outcomes(
+            accounts=accounts, source=source, store=store, endpoint=endpoint, clock=clock
+        )
         self._waiting = Tasks()
         self._tidying: asyncio.Task[None] | None = None
 
@@ -124,7 +112,6 @@ class LoginDesk:
     ) -> dict[str, Any]:
         spec = configured_login(self._accounts(), account, "log in")
         device = device or by_device(spec)
-        self._require_way(spec, account, device=device)
         if key is not None and not _KEY.fullmatch(key):
             raise BadLoginError(
                 "key must be 16 to 128 letters, digits or any of ._~-",
@@ -137,11 +124,13 @@ class LoginDesk:
                 account=account,
                 next_step="list it in admin.return_to",
             )
+        whole = await self._resolved(spec, account)
+        self._require_way(whole, account, device=device)
         if device:
-            login = await self._begin_device(spec, account)
+            login = await self._begin_device(whole, account)
         else:
-            login = await self._begin_browser(spec, account, key or self._secret())
-        login.replace, login.return_to = replace, return_to or ""
+            login = await self._begin_browser(whole, account, key or self._secret())
+        login.bound_to, login.replace, login.return_to = spec.bound_to, replace, return_to or ""
         self._expire()
         self._attempts.add(login)
         login.hide(login.attempt.state, login.attempt.verifier)
@@ -212,32 +201,25 @@ class LoginDesk:
             device=device,
         )
 
+    async def _resolved(self, spec: Account, account: str) -> Account:
+        """With the addresses that its provider's issuer tells."""
+        try:
+            return await self._endpoint.resolved(spec)
+        except NotSentError as error:
+            raise _cannot_begin(account, error.event, error.reason, str(error)) from None
+
     async def _asked(self, flow: Flow[T | Failure], attempt: Attempt, account: str) -> T:
         """What the provider gives before anybody has logged in. Raises ``AccountError`` where it gives nothing."""
         try:
             found = await self._endpoint.run(flow, attempt.account)
-        except (NotSentError, AnswerLostError) as error:
-            raise ProviderUnavailableError(
-                f"a login of account {account} cannot begin: {error}", account=account, next_step="try again"
-            ) from None
-        if not isinstance(found, Failure):
-            return found
-        said = without(found.text, secrets_of(attempt))
-        if found.event is Event.PROVIDER_DOWN:
-            raise ProviderUnavailableError(
-                f"a login of account {account} cannot begin: the provider said {said}",
-                account=account,
-                reason=found.reason.value,
-                retry_after=found.retry_after,
-                next_step="try again",
-            )
-        table = attempt.account.name
-        raise MisconfiguredError(
-            f"a login of account {account} cannot begin: the provider said {said}",
-            account=account,
-            reason=found.reason.value,
-            next_step=f"correct [accounts.{table}], then: tokenproxy reload",
-        )
+        except NotSentError as error:
+            raise _cannot_begin(account, error.event, error.reason, str(error)) from None
+        except AnswerLostError as error:
+            raise _cannot_begin(account, Event.PROVIDER_DOWN, Reason.ANSWER_LOST, str(error)) from None
+        if isinstance(found, Failure):
+            said = f"the provider said {without(found.text, secrets_of(attempt))}"
+            raise _cannot_begin(account, found.event, found.reason, said, retry_after=found.retry_after)
+        return found
 
     def _begun(self, login: Login) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -276,17 +258,14 @@ class LoginDesk:
         self._expire()
         found = self._attempts.get(login)
         if found.open and found.tokens is not None and not found.settling:
-            tokens, found.tokens = found.tokens, None
-            await asyncio.shield(
-                self._exchanges.start(self._adopt(found, tokens), name=f"adopt {found.account}")
-            )
+            await self._outcomes.of_yes(found)
         return await self._describe(found)
 
     async def cancel(self, login: str) -> dict[str, Any]:
         self._expire()
         found = self._attempts.get(login)
         if found.open and not found.settling:
-            self._fail(found, "cancelled")
+            self._outcomes.fail(found, "cancelled")
         return await self._describe(found)
 
     async def open(self, login: str, *, browser: str) -> str:
@@ -302,10 +281,10 @@ class LoginDesk:
     def callback_address(self, account: str) -> str:
         return callback_address(self._public_url, configured(self._accounts(), account))
 
-    async def close(self, *, patience: float = EXCHANGE_PATIENCE) -> None:
+    async def close(self, *, patience: float = PATIENCE) -> None:
         """Let exchanges that were sent end and be stored; up to ``patience`` seconds."""
         await self._waiting.finish(patience=0)
-        await self._exchanges.finish(patience=patience)
+        await self._outcomes.close(patience=patience)
 
     async def _describe(self, login: Login) -> dict[str, Any]:
         return {
@@ -341,9 +320,7 @@ class LoginDesk:
         code = self._take(login, account=account, key=key, browser=browser)
         if code:
             return landing(code)
-        await asyncio.shield(
-            self._exchanges.start(self._complete(login, landed), name=f"login {login.account}")
-        )
+        await self._outcomes.of_landing(login, landed)
         return self._page(login)
 
     async def paste(self, login: str, address: str) -> dict[str, Any]:
@@ -351,7 +328,8 @@ class LoginDesk:
         found = self._attempts.get(login)
         if found.open and not found.taken:
             landed = await self._pasted(found, address.strip())
-            await self._complete_once(found, landed)
+            if found.take():
+                await self._outcomes.of_landing(found, landed)
         return await self._describe(found)
 
     async def _pasted(self, login: Login, address: str) -> Arrival:
@@ -367,18 +345,11 @@ class LoginDesk:
             next_step="copy the whole address from the browser once the provider's page has sent it on",
         )
 
-    async def _complete_once(self, login: Login, landed: Arrival) -> None:
-        if login.taken or not login.open:  # a browser was faster
-            return
-        login.taken = True
-        work = self._complete(login, landed)
-        await asyncio.shield(self._exchanges.start(work, name=f"login {login.account}"))
-
     async def _presented(self, account: Account, landed: Arrival, address: str) -> str:
         callback = account.provider.callback
         if callback.path is CallbackPath.RANDOM:
             return re.split("[?#]", address, maxsplit=1)[0].rpartition("/")[2]
-        return await _apart(partial(state_in, landed, callback), apart=bool(callback.key))
+        return await apart(partial(state_in, landed, callback), threaded=bool(callback.key))
 
     def _by_key(self, address: str, key: str) -> tuple[Login, Arrival] | str:
         """The attempt whose random callback address this is, and what came with it; or why there is none."""
@@ -399,7 +370,7 @@ class LoginDesk:
                 fragment = True
                 continue
             landed = arrival(address, mode)
-            state = await _apart(partial(state_in, landed, callback), apart=bool(callback.key))
+            state = await apart(partial(state_in, landed, callback), threaded=bool(callback.key))
             login = self._attempts.holding(state) if state else None
             if login is not None:
                 return login, arrival(address, mode_of(login.attempt.account))
@@ -425,11 +396,8 @@ class LoginDesk:
 
     def _take(self, login: Login, *, account: str, key: str, browser: str | None) -> str:
         """Claim the attempt for this answer; gives why it cannot be, and that is its end, since its state is spent."""
-        if login.state == "expired":
-            return "state_expired"
-        if not login.open or login.taken:
-            return "state_used"
-        login.taken = True
+        if not login.take():
+            return "state_expired" if login.state == "expired" else "state_used"
         spec = login.attempt.account
         path = CallbackPath.RANDOM if key else CallbackPath.ACCOUNT if account else CallbackPath.SHARED
         code = ""
@@ -438,12 +406,13 @@ class LoginDesk:
         elif not _same_browser(login, browser):
             code = "other_browser"
         if code:
-            self._fail(login, code)
+            self._outcomes.fail(login, code)
         return code
 
     def _page(self, login: Login) -> Landing:
         if login.question:
-            return replace(landing("question", account=login.account), detail=login.question)
+            page = landing("question", account=login.account)
+            return replace(page, detail=f"{login.question} {page.detail}")
         code = login.error or "success"
         return landing(
             code,
@@ -451,127 +420,6 @@ class LoginDesk:
             said=login.said,
             return_to=login.return_to if code == "success" else "",
         )
-
-    # -- from an answer to tokens --------------------------------------------------------------------------------------
-
-    async def _complete(self, login: Login, landed: Arrival) -> None:
-        """The exchange's own task: whoever waits may leave, and the code is used all the same, once."""
-        try:
-            attempt = login.attempt
-            expression = bool(attempt.account.provider.callback.token)
-            brought = await _apart(partial(read_landing, attempt, landed), apart=expression)
-            if isinstance(brought, Unwelcome):
-                said = without(brought.said, secrets_of(attempt))
-                self._fail(login, brought.why.value, said=said)
-                return
-            login.hide(brought.value)
-            if attempt.account.capture:
-                await self._keep(login, brought)
-                return
-            answer = await self._obtain(login, brought)
-            if answer is not None:
-                await self._receive(login, answer, brought.value)
-        finally:
-            if not login.question:
-                self._fail(login, "interrupted")
-
-    async def _obtain(self, login: Login, brought: Caught) -> Answer | None:
-        attempt, now = login.attempt, self._clock.now()
-        if attempt.account.grant == IMPLICIT:
-            return implicit(attempt, brought, now=now)
-        try:
-            return await self._endpoint.run(exchange(attempt, brought, now=now), attempt.account)
-        except NotSentError as error:
-            self._fail(login, "provider_unavailable", detail=str(error))
-        except AnswerLostError as error:
-            self._fail(login, "answer_lost", detail=str(error))
-        return None
-
-    async def _receive(self, login: Login, answer: Answer, *sent: str) -> None:
-        """Take the tokens, or first ask whether they may replace what is there."""
-        if isinstance(answer, Failure):
-            self._fail(login, code_of(answer), said=without(answer.text, secrets_of(login.attempt, sent)))
-            return
-        tokens = answer.tokens
-        login.hide(tokens.access_token, tokens.refresh_token or "")
-        try:
-            question = "" if login.replace else await self._question(login, tokens)
-        except StoreError as error:
-            self._fail(login, "store_failed", detail=error.message)
-            self._discard(login, tokens)
-            return
-        if not login.open:
-            self._discard(login, tokens)
-        elif question:
-            login.ask(question, tokens)
-        else:
-            await self._adopt(login, tokens)
-
-    async def _question(self, login: Login, tokens: TokenSet) -> str:
-        record = await self._store.load(login.account)
-        if record is None or record.bound_to != login.attempt.account.bound_to:
-            return ""
-        return question_about(login.account, record.tokens, record.standing, tokens)
-
-    async def _adopt(self, login: Login, tokens: TokenSet) -> None:
-        login.settling = True
-        try:
-            if not same_registration(login.attempt, self._accounts()):
-                self._fail(login, "registration_changed")
-                self._discard(login, tokens)
-                return
-            await self._source.adopt(login.account, tokens)
-        except (AccountError, StoreError) as error:
-            self._fail(login, "store_failed", detail=error.message)
-            self._discard(login, tokens)
-        else:
-            self._succeed(login)
-
-    async def _keep(self, login: Login, brought: Caught) -> None:
-        """What was caught goes into the login's state, for requests to name and for nobody to read (Deskpro's guide)."""
-        spec = login.attempt.account
-        kept = {spec.capture: brought.value}
-        if spec.provider.pkce is not PKCE.NONE and spec.grant != IMPLICIT:
-            kept[f"{spec.capture}/verifier"] = login.attempt.verifier
-        login.settling = True
-        try:
-            for path, value in reversed(kept.items()):
-                if not await self._store.put_state(login.account, path, StateValue(value, backend=True)):
-                    self._fail(login, "state_full")
-                    return
-        except StoreError as error:
-            self._fail(login, "store_failed", detail=error.message)
-        else:
-            self._succeed(login)
-
-    def _succeed(self, login: Login) -> None:
-        login.end("success")
-        log.event(_log, "login_succeeded", account=login.account, login=login.short)
-
-    def _fail(self, login: Login, code: str, *, said: str = "", detail: str = "") -> None:
-        """The end of an open attempt; nothing for one that has ended."""
-        if not login.open:
-            return
-        left = login.end("expired" if code == "expired" else "failed", code, said)
-        log.event(
-            _log,
-            "login_failed",
-            account=login.account,
-            login=login.short,
-            reason=code,
-            detail=detail or said or None,
-        )
-        if left is not None:
-            self._discard(login, left)
-
-    def _discard(self, login: Login, tokens: TokenSet) -> None:
-        """Tokens that were issued and that nobody wants: the provider is told where it can be, and not more than once."""
-        self._exchanges.start(self._revoke(login, tokens), name=f"revoke {login.account}")
-
-    async def _revoke(self, login: Login, tokens: TokenSet) -> None:
-        account = login.attempt.account
-        with suppress(NotSentError, AnswerLostError):
-            await self._endpoint.run(revocation(account, tokens, now=self._clock.now()), account)
 
     # -- a device --------------------------------------------------------------------------------------------------------
 
@@ -583,34 +431,16 @@ class LoginDesk:
             self._expire()
             if not login.open:
                 return
-            poll = await asyncio.shield(
-                self._exchanges.start(self._ask_for_device(login, device), name=f"poll {login.account}")
-            )
+            poll = await self._outcomes.of_poll(login, device)
             if poll is None:
                 return
             interval = next_interval(interval, poll)
-
-    async def _ask_for_device(self, login: Login, device: DeviceLogin) -> Poll | None:
-        """One poll and what comes of it; None: there is nothing more to ask."""
-        now = self._clock.now()
-        flow = device_poll(login.attempt.account, device.device_code, now=now, dpop_key=device.dpop_key)
-        try:
-            answer = await self._endpoint.run(flow, login.attempt.account)
-        except (NotSentError, AnswerLostError):
-            return Poll.UNANSWERED
-        if isinstance(answer, Granted | Failure):
-            await self._receive(login, answer, device.device_code)
-            return None
-        if answer in {Poll.DENIED, Poll.EXPIRED}:
-            self._fail(login, "access_denied" if answer is Poll.DENIED else "expired")
-            return None
-        return answer
 
     # -- time --------------------------------------------------------------------------------------------------------------
 
     def _expire(self) -> None:
         for login in self._attempts.overdue(self._clock.now()):
-            self._fail(login, "expired")
+            self._outcomes.fail(login, "expired")
 
     def _tidy(self) -> None:
         """One task for all attempts, while there are any."""
@@ -621,6 +451,18 @@ class LoginDesk:
         while (at := self._attempts.next_end()) is not None:
             await self._clock.sleep(max((at - self._clock.now()).total_seconds(), 1.0))
             self._expire()
+
+
+def _cannot_begin(
+    account: str, event: Event, reason: Reason, why: str, *, retry_after: float | None = None
+) -> AccountError:
+    text = f"a login of account {account} cannot begin: {why}"
+    if event is Event.PROVIDER_DOWN:
+        return ProviderUnavailableError(
+            text, account=account, reason=reason.value, retry_after=retry_after, next_step="try again"
+        )
+    step = f"correct [accounts.{table_of(account)}], then: tokenproxy reload"
+    return MisconfiguredError(text, account=account, reason=reason.value, next_step=step)
 
 
 def _same(one: str, other: str) -> bool:
@@ -654,11 +496,6 @@ def _below(address: str, prefix: str) -> bool:
         climbs = {".", ".."} & set(path.lower().replace("%2e", ".").split("/"))
         return (given.scheme, given.netloc) == (wanted.scheme, wanted.netloc) and inside and not climbs
     return False
-
-
-async def _apart(work: Callable[[], T], *, apart: bool) -> T:
-    """In a thread where an expression runs: google-re2 lets go of the interpreter meanwhile, and the loop goes on."""
-    return await asyncio.to_thread(work) if apart else work()
 
 
 def _iso(login: Login) -> str:
