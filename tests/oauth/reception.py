@@ -14,6 +14,7 @@ import aiohttp
 from yarl import URL
 
 from tests.oauth.house import House, profile, table
+from tests.simulators import FakeClock
 from tests.simulators import Provider as Simulator
 from tokenproxy.core.interfaces import Landing, Store
 from tokenproxy.core.provider import Account
@@ -22,6 +23,12 @@ from tokenproxy.oauth.logins import LoginDesk
 from tokenproxy.proxy.tls import tls_context
 
 PUBLIC = "http://127.0.0.1:9100"
+
+
+def account_at(simulator: Simulator, name: str = "books", **changes: Any) -> Account:
+    """``[accounts.NAME]`` whose logins go to the simulator; ``changes`` are fields of the provider's profile."""
+    provider = replace(profile(simulator), authorize_url=simulator.url + simulator.authorize_path)
+    return table(simulator, name, provider=replace(provider, **changes))
 
 
 class Reception(House):
@@ -35,15 +42,15 @@ class Reception(House):
         return_to: tuple[str, ...] = (),
         secret: Callable[[], str] | None = None,
         timeout: float = 5.0,
+        clock: FakeClock | None = None,
         **changes: Any,
     ) -> None:
         """``changes`` are fields of the provider's profile."""
-        provider = replace(profile(simulator), authorize_url=simulator.url + simulator.authorize_path)
-        provider = replace(provider, **changes)
         super().__init__(
             simulator,
-            accounts=accounts or {"books": table(simulator, provider=provider)},
+            accounts=accounts or {"books": account_at(simulator, **changes)},
             timeout=timeout,
+            clock=clock,
         )
         numbers = itertools.count(1)
         self.planted: list[str] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.simulators.api import Api, ApiRequest, pattern, pattern_sha256
 from tests.simulators.clock import FakeClock
+from tests.simulators.deskpro import DeskproProvider
+from tests.simulators.device import DeviceProvider
 from tests.simulators.files import account_table, free_port, provider_table, write_config
 from tests.simulators.provider import (
     ABSENT,
@@ -29,6 +31,8 @@ __all__ = [
     "AskaraProvider",
     "Changes",
     "DeskeraProvider",
+    "DeskproProvider",
+    "DeviceProvider",
     "FakeClock",
     "Grant",
     "PerscomProvider",

@@ -1,0 +1,82 @@
+"""No secret of a login in any log, page or answer, at debug level too (oauth.md section 6, check 25)."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from collections.abc import Iterator
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from tests.oauth.reception import Reception
+from tests.simulators import AskaraProvider, DeviceProvider, FakeClock
+from tokenproxy import log
+from tokenproxy.core.provider import PKCE
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """Everything that anybody logs, at debug level, as ``serve`` sets it up."""
+    root = logging.getLogger()
+    level, before = root.level, list(root.handlers)
+    stream = io.StringIO()
+    handler = log.setup("debug", "json", stream=stream)
+    yield stream
+    root.removeHandler(handler)
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+async def test_logins_leave_no_secret_in_the_log(written: io.StringIO) -> None:
+    """Good ones, refused ones that quote the request, lost answers, hostile landings, questions, pages."""
+    said: list[str] = []
+    async with AskaraProvider() as provider, Reception(provider, pkce=PKCE.S256) as house:
+        provider.optional_parameters = frozenset({"code_challenge", "code_challenge_method", "code_verifier"})  # type: ignore[misc]
+        asyncio.get_running_loop().set_debug(True)
+        await house.log_in()
+        for trouble in ("quote", "lose", "deny", "forge", "question"):
+            login = await house.begun()
+            address = await house.returned(login)
+            state, code = (dict(parse_qsl(urlsplit(address).query))[name] for name in ("state", "code"))
+            verifier = house.planted[-3]
+            if trouble == "quote":
+                quoted = f"no: {code} {verifier} {state} {provider.client_secret} {code[:20]}"
+                provider.error = {"error": "invalid_grant", "error_description": quoted}
+            if trouble == "lose":
+                provider.lose_answers = 1
+            if trouble == "deny":
+                address += f"&error=denied%20{state}&error_description={verifier}"
+            if trouble == "forge":
+                address = address.replace(state, "x" + state)
+            page = await house.land(address)
+            said += [repr(page), repr(await house.desk.status(login["id"])).replace(login["id"], "ID")]
+            provider.error = None
+            if trouble == "question":
+                assert page.code == "question"
+                await house.desk.cancel(login["id"])
+        said += [repr(login) for login in house.desk._attempts]
+    said.append(written.getvalue())
+
+    for text in said:
+        assert provider.leaks(text) == []
+        assert [place for place, secret in enumerate(house.planted) if secret in text] == []
+    assert said[-1].count('"event":"login_failed"') == 4
+    assert '"event":"login_succeeded"' in said[-1]
+
+
+async def test_a_login_by_device_leaves_no_secret_in_the_log(written: io.StringIO) -> None:
+    clock = FakeClock()
+    async with (
+        DeviceProvider(clock=clock) as provider,
+        Reception(provider, clock=clock, device_url=f"{provider.url}{provider.device_path}") as house,
+    ):
+        login = await house.begun(device=True)
+        await clock.until_sleeping(2)
+        provider.say("yes")
+        await clock.advance(5)
+        assert (await house.desk.status(login["id"], wait=10))["state"] == "success"
+        written.write(repr(list(house.desk._attempts)))
+
+    assert provider.leaks(written.getvalue()) == []
