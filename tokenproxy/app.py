@@ -153,6 +153,7 @@ class App:
             clock=self.clock,
             metrics=self.metrics,
             on_request=_request_log(config),
+            values=self.state,
         )
         await self._listen()
         ticking = self._tasks.start(

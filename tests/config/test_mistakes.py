@@ -179,9 +179,7 @@ LATER = [
         (with_top("[store]", f'url = "{scheme}://u:hunter2@h/db"'), f'store.url: PostgreSQL {NOT_YET}; "sqlite:tokenproxy.db" is   line 2')
         for scheme in ("postgresql", "postgres")
     ),
-    (with_account('settings.key = { value = "env:X", backend = true }'), f"accounts.books.settings: {NOT_YET}; leave it out   line 5"),
     (with_route('allow = ["GET /v2/**"]'), f"routes.books.allow: {NOT_YET}; leave it out   line 9"),
-    (with_route("placeholders = true"), f"routes.books.placeholders: {NOT_YET}; leave it out   line 9"),
     (with_route('proxy = "http://p:3128"'), f"routes.books.proxy: {NOT_YET}; leave it out   line 9"),
     (GOOD + ACME + 'proxy = "http://p:3128"', f"providers.acme.proxy: {NOT_YET}; leave it out   line 11"),
 ]  # fmt: skip
@@ -203,11 +201,6 @@ def test_a_mistake_is_told_once_and_in_its_place(text: str, said: str, tmp_path:
 def test_what_a_later_version_brings_is_refused_by_name(text: str, said: str, tmp_path: Path) -> None:
     """A promised key that is silently ignored is worse than one that is missing."""
     assert mistakes(text, tmp_path) == [said]
-
-
-def test_false_placeholders_are_fine(tmp_path: Path) -> None:
-    """The design's example says so; it asks for nothing."""
-    read(with_route("placeholders = false"), tmp_path)
 
 
 def test_a_circle_of_providers_ends(tmp_path: Path) -> None:

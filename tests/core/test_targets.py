@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tokenproxy.core.routes import Upstream
-from tokenproxy.core.targets import Target, UnfitURLError, allowed, matches, may_connect, wanted
+from tokenproxy.core.routes import Target, Upstream
+from tokenproxy.core.targets import UnfitURLError, allowed, matches, may_connect, wanted
 
 
 def target(

@@ -440,14 +440,18 @@ async def stage(
     listen: str = "127.0.0.1:0",
     upstream_how: dict[str, Any] | None = None,
     route: dict[str, Any] | None = None,
+    parts: dict[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Stage]:
+    """``parts`` are further arguments of ``Plane``, ``settings`` fields of ``PlaneSettings``."""
     upstream = await ScriptedUpstream(script).start(**(upstream_how or {}))
     table = routes(upstream.port) if routes else [route_to(upstream.port, **(route or {}))]
     chosen = PlaneSettings(routes=RouteTable.of(table), **settings)
     source, metrics = Source(), Metrics()
     logged: list[RequestLog] = []
-    plane = Plane(chosen, source=source, clock=WallClock(), metrics=metrics, on_request=logged.append)
+    plane = Plane(
+        chosen, source=source, clock=WallClock(), metrics=metrics, on_request=logged.append, **(parts or {})
+    )
     found = Stage(upstream, source, metrics, plane, chosen, logged=logged)
     try:
         found.address = await plane.listen(listen)

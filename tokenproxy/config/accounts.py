@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -12,8 +11,10 @@ from tokenproxy.config import providers
 from tokenproxy.config.lines import Keys
 from tokenproxy.config.models import AccountTable, ProviderTable, read
 from tokenproxy.config.reading import Reading, tls_files
+from tokenproxy.config.secrets import WORDS
 from tokenproxy.config.words import Report, did_you_mean, either, quoted, shown
 from tokenproxy.core.grants import TRAITS, Traits
+from tokenproxy.core.placeholders import LONGEST_VALUE, valid_path
 from tokenproxy.core.provider import (
     AUTHORIZATION_CODE,
     DEVICE_CODE,
@@ -23,6 +24,7 @@ from tokenproxy.core.provider import (
     ClientAuth,
     Provider,
     Registration,
+    Setting,
 )
 from tokenproxy.core.replies import usable
 
@@ -79,7 +81,6 @@ _PARAMS: Final = (
 )
 _PRESENTED: Final = ("subject_token", "actor_token", "assertion")
 """Read anew for every request, so that they may be short-lived."""
-_STATE_PATH: Final = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*")
 _TOKEN_WORDS: Final[Mapping[str, str]] = {"file": "file:", "command": "cmd:"}
 
 
@@ -207,6 +208,7 @@ def _account(name: str, raw: Any, offers: Offers, reading: Reading) -> Account |
         scopes=tuple(table.scopes or ()),
         claims=MappingProxyType(table.claims),
         capture=table.capture,
+        settings=_settings(table, keys, reading),
         vars=MappingProxyType(table.vars),
         **means,
     )
@@ -244,7 +246,7 @@ def _check_means(table: AccountTable, keys: Keys, report: Report) -> None:
         )
     if table.assertion and table.claims and report.sound(*keys, "claims"):
         report.problem((*keys, "claims"), "has no effect: assertion is signed by somebody else")
-    if table.capture and not _STATE_PATH.fullmatch(table.capture):
+    if table.capture and not valid_path(table.capture):
         report.problem(
             (*keys, "capture"), f'must be a path such as "oauth2/token", got {shown(table.capture)}'
         )
@@ -279,6 +281,22 @@ def _means(table: AccountTable, keys: Keys, reading: Reading) -> dict[str, Any]:
         "token": token,
         "token_from": token_from,
     }
+
+
+def _settings(table: AccountTable, keys: Keys, reading: Reading) -> Mapping[str, Setting]:
+    """What requests may name as ``__name__``: a secret's word is opened, all else is the value itself."""
+    found = {}
+    for name, each in table.settings.items():
+        at = (*keys, "settings", name)
+        value = each.value
+        if value.startswith(WORDS):
+            value = reading.secret(value, at)
+        elif each.backend and value and reading.report.in_file(at):
+            reading.literals.append(at)
+        if len(value.encode()) > LONGEST_VALUE:
+            reading.report.problem(at, f"is longer than {LONGEST_VALUE} bytes")
+        found[name] = Setting(value=value, backend=each.backend)
+    return MappingProxyType(found)
 
 
 def _look_at(origin: str, keys: Keys, reading: Reading) -> None:

@@ -29,6 +29,7 @@ from tokenproxy.config.secrets import KEY_MUST_BEGIN, MUST_BEGIN, WORDS
 from tokenproxy.config.values import LOOPBACK_ADMIN, LOOPBACK_PROXY
 from tokenproxy.config.words import NOT_YET, Report, did_you_mean, either, nearest, quoted, shown
 from tokenproxy.core import settings
+from tokenproxy.core.placeholders import SETTING_NAME
 from tokenproxy.core.provider import (
     AUTHORIZATION_CODE,
     PKCE,
@@ -53,6 +54,7 @@ _INJECT: Final = Inject()
 _REVOKE: Final = Revoke(url="")
 _ASSERTION: Final = AssertionForm()
 _CEILING: Final = Ceiling()
+_TARGET_TIMEOUT: Final = 30.0
 
 GRANTS: Final = (
     AUTHORIZATION_CODE,
@@ -245,9 +247,25 @@ def _later(_value: Any) -> Any:
     raise ValueError(f"{NOT_YET}; leave it out")
 
 
-def _only_false(value: Any) -> bool:
-    if value is not False:
-        raise ValueError(f"{NOT_YET}; leave it out")
+def _no_nul(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("must not hold NUL characters")
+    return value
+
+
+def _settings_by_name(value: Any) -> Any:
+    """Text alone is a value."""
+    if not isinstance(value, dict):
+        return value
+    return {name: {"value": each} if isinstance(each, str) else each for name, each in value.items()}
+
+
+def _setting_names(value: dict[str, Any]) -> dict[str, Any]:
+    for name in value:
+        if not SETTING_NAME.fullmatch(name):
+            raise ValueError(
+                f"{shown(name)} is no name of a setting: it has letters, digits and single underscores between them"
+            )
     return value
 
 
@@ -294,7 +312,6 @@ KeySources = Annotated[
     list[KeySource], BeforeValidator(_as_list), Field(min_length=1), Kind("secret or list")
 ]
 Later = Annotated[Any, PlainValidator(_later), Kind("later")]
-LaterFlag = Annotated[bool, PlainValidator(_only_false), Kind("later")]
 
 
 class Table(BaseModel):
@@ -358,6 +375,19 @@ class TLS(Table):
     key_file: TextOrEmpty = ""
 
 
+class SettingTable(Table):
+    value: Annotated[str, AfterValidator(_no_nul)] = ""
+    backend: Flag = False
+
+
+Settings = Annotated[
+    dict[str, SettingTable],
+    BeforeValidator(_settings_by_name),
+    AfterValidator(_setting_names),
+    Kind("table of settings"),
+]
+
+
 class AccountTable(Table):
     provider: TextOrEmpty | None = _depends()
     grant: Annotated[str, AfterValidator(_one_of("a grant", GRANTS)), Kind("text")] = GRANTS[0]
@@ -382,12 +412,22 @@ class AccountTable(Table):
     claims: Words = {}
     allow_implicit: Flag = False
     capture: TextOrEmpty = ""
-    settings: Later = None
+    settings: Settings = {}
 
 
 class RouteReplay(Table):
     memory: Bytes | None = _depends()
     disk: Bytes | None = _depends()
+
+
+class TargetTable(Table):
+    """One row of ``targets``."""
+
+    url: TextOrEmpty = ""
+    methods: Annotated[list[Method], Field(min_length=1)] = ["GET"]
+    timeout: SomeSeconds = _TARGET_TIMEOUT
+    token: Flag = False
+    private: Flag = False
 
 
 class RouteTable(Table):
@@ -403,7 +443,8 @@ class RouteTable(Table):
     in_flight: Count = 0
     insecure_http: Flag = False
     allow: Later = None
-    placeholders: LaterFlag = False
+    placeholders: Flag = False
+    targets: Annotated[list[TargetTable], Kind("list of tables")] = []
     proxy: Later = None
 
 
@@ -696,11 +737,14 @@ def _sentence(model: type[Table], below: Keys, kind: str, value: Any, error: Any
 
 def unknown(model: type[Table], below: Keys) -> str:
     """What to say of a key that is not there: the nearest, the right table, or what there is."""
-    table, name = model, str(below[-1])
+    table, name, named = model, str(below[-1]), False
     for key in below[:-1]:
-        if isinstance(key, int):  # a row of a list of tables
+        if named or isinstance(key, int):  # one of several tables of the same kind
+            named = False
             continue
-        inner = table_in(children(table)[str(key)])
+        annotation = children(table)[str(key)]
+        named = get_origin(annotation) is dict
+        inner = table_in(annotation)
         assert inner is not None  # pydantic found a table there  # noqa: S101
         table = inner
     known = [each for each, kind in children(table).items() if not _is_later(kind)]
@@ -721,8 +765,8 @@ def children(model: type[Table]) -> dict[str, Any]:
 
 
 def table_in(annotation: Any) -> type[Table] | None:
-    """The table that a key holds, or a list of which it holds."""
-    row = get_args(annotation)[0] if get_origin(annotation) is list else annotation
+    """The table that a key holds, or of which it holds a list, or several by names of the operator's choice."""
+    row = get_args(annotation)[-1] if get_origin(annotation) in {list, dict} else annotation
     return row if isinstance(row, type) and issubclass(row, Table) else None
 
 
@@ -761,7 +805,7 @@ def _settings(model: type[Table], prefix: str) -> Iterator[Setting]:
     for name, field in model.model_fields.items():
         path = f"{prefix}.{field.alias or name}"
         inner = table_in(bare(field.annotation))
-        if inner is not None and get_origin(bare(field.annotation)) is not list:
+        if inner is not None and get_origin(bare(field.annotation)) not in {list, dict}:
             yield from _settings(inner, path)
             continue
         kinds = [each.name for each in field.metadata if isinstance(each, Kind)] or _kinds(field.annotation)

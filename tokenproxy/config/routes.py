@@ -8,12 +8,12 @@ from typing import Any, Final, TypeVar
 
 from tokenproxy.config import addresses
 from tokenproxy.config.lines import Keys
-from tokenproxy.config.models import TOKEN, RouteTable, read
-from tokenproxy.config.reading import Reading
+from tokenproxy.config.models import TOKEN, RouteTable, TargetTable, read
+from tokenproxy.config.reading import Reading, tls_files
 from tokenproxy.config.words import did_you_mean, quoted, shown
 from tokenproxy.core.grants import traits_of
 from tokenproxy.core.provider import Account
-from tokenproxy.core.routes import Route, Upstream, account_header, valid_sub
+from tokenproxy.core.routes import Route, Target, Upstream, account_header, valid_sub
 from tokenproxy.core.settings import Limits, Replay, TLSFiles
 from tokenproxy.core.signals import Signals
 
@@ -72,9 +72,11 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
         _told(addresses.origin, origin, (*keys, "origins", item), reading)
         for item, origin in enumerate(table.origins)
     ]
-    upstream = _upstream(table, keys, reading)
+    targets = _targets(table, keys, reading)
+    upstream = targets[0].upstream if targets else _upstream(table, keys, reading)
     account = _account(table, keys, around, reading)
     _check_passed(table, keys, account, reading)
+    _check_tokenless(table, keys, account, reading)
     if prefix is None or host is None or upstream is None or account is None:
         return None
     return Route(
@@ -95,6 +97,9 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
             memory=around.replay.memory if table.replay.memory is None else table.replay.memory,
             disk=around.replay.disk if table.replay.disk is None else table.replay.disk,
         ),
+        tokenless=bool(account.capture),
+        placeholders=table.placeholders,
+        targets=targets,
         in_flight=table.in_flight,
     )
 
@@ -119,10 +124,11 @@ def _check_limit(table: RouteTable, keys: Keys, around: Around, reading: Reading
 def _upstream(table: RouteTable, keys: Keys, reading: Reading) -> Upstream | None:
     at = (*keys, "upstream")
     tls = reading.tls(table.tls, (*keys, "tls"))
-    if not reading.report.sound(*at):
+    if not reading.report.sound(*at) or not reading.report.sound(*keys, "targets"):
         return None
     if not table.upstream:
-        reading.report.problem(at, 'is missing: where requests go, such as "https://api.example.com"')
+        if not table.targets:  # else each of them was told about
+            reading.report.problem(at, 'is missing: where requests go, such as "https://api.example.com"')
         return None
     parts = _told(addresses.url, table.upstream, at, reading)
     if parts is None:
@@ -140,6 +146,64 @@ def _upstream(table: RouteTable, keys: Keys, reading: Reading) -> Upstream | Non
         path=parts.path.rstrip("/"),
         tls=tls,
     )
+
+
+def _targets(table: RouteTable, keys: Keys, reading: Reading) -> tuple[Target, ...]:
+    if table.targets and table.upstream:
+        reading.report.problem((*keys, "targets"), "and upstream are two kinds of route: leave one out")
+        return ()
+    tls = tls_files(table.tls, reading.base)
+    found = [
+        _target(row, table, tls, (*keys, "targets", number), reading)
+        for number, row in enumerate(table.targets)
+    ]
+    return tuple(target for target in found if target is not None)
+
+
+def _target(
+    row: TargetTable, table: RouteTable, tls: TLSFiles, keys: Keys, reading: Reading
+) -> Target | None:
+    at = (*keys, "url")
+    if not reading.report.sound(*keys):
+        return None
+    parts = _told(addresses.url, row.url, at, reading)
+    if parts is None:
+        return None
+    if not parts.path:
+        reading.report.problem(at, 'needs a path such as "/api/**"; "/**" is every path')
+    if addresses.plain_beyond_loopback(parts) and not table.insecure_http:
+        reading.report.problem(at, addresses.NEEDS_HTTPS)
+    host = (parts.hostname or "").lower()
+    return Target(
+        upstream=Upstream(
+            scheme=parts.scheme,
+            host=host,
+            port=addresses.port_of(parts),
+            authority=addresses.authority_of(parts),
+            tls=tls,
+        ),
+        path=parts.path,
+        methods=frozenset(row.methods),
+        timeout=row.timeout,
+        token=row.token,
+        private=row.private,
+    )
+
+
+def _check_tokenless(table: RouteTable, keys: Keys, account: Account | None, reading: Reading) -> None:
+    if account is None or not account.capture:
+        return
+    for number, row in enumerate(table.targets):
+        if row.token:
+            reading.report.problem(
+                (*keys, "targets", number, "token"),
+                f"{quoted(account.name)} only captures, so that it has no token",
+            )
+    if not table.placeholders:
+        reading.report.warning(
+            (*keys, "placeholders"),
+            f"without it this route sends no credential: {quoted(account.name)} only captures, so that it has no token",
+        )
 
 
 def _account(table: RouteTable, keys: Keys, around: Around, reading: Reading) -> Account | None:

@@ -208,6 +208,18 @@ def in_body(body: bytes, content_type: str, values: Values) -> bytes:
     return _in_text(body, kind, values, budget)
 
 
+def looked_through(content_type: str) -> bool:
+    """Whether a body of this type is text in which placeholders are replaced."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return _BOUNDARY.search(content_type) is not None
+    return _is_json(kind) or _place_of(kind) is not None
+
+
+def _is_json(kind: str) -> bool:
+    return kind == "application/json" or kind.endswith("+json")
+
+
 def _in_multipart(body: bytes, mark: bytes, values: Values, budget: _Budget) -> bytes:
     """The fields of a form, but not its files (RFC 7578)."""
     first, *parts = (b"\r\n" + body).split(mark)
@@ -227,7 +239,7 @@ def _in_part(part: bytes, mark: bytes, values: Values, budget: _Budget) -> bytes
 
 def _in_text(body: bytes, kind: str, values: Values, budget: _Budget) -> bytes:
     """``kind`` in lower case, without parameters."""
-    if kind == "application/json" or kind.endswith("+json"):
+    if _is_json(kind):
         return _JSON_STRING.sub(lambda found: _replaced(found[0], _JSON, values, budget), body)
     place = _place_of(kind)
     return body if place is None else _replaced(body, place, values, budget)

@@ -20,12 +20,14 @@ class ProblemKind:
 PROBLEMS: Final[Mapping[str, ProblemKind]] = MappingProxyType(
     {
         "bad_request": ProblemKind(400, "The request is not proper HTTP"),
+        "placeholder_unresolved": ProblemKind(400, "A placeholder of the request stands for nothing"),
         "caller_unauthorized": ProblemKind(401, "The caller has no valid Tokenproxy-Key"),
         "host_refused": ProblemKind(403, "The Host of the request is not one of ours"),
         "origin_refused": ProblemKind(403, "A web page of another origin may not use this route"),
         "not_allowed": ProblemKind(403, "The route does not allow this request"),
         "no_route": ProblemKind(404, "No route takes this request"),
         "body_timeout": ProblemKind(408, "The request did not arrive in time"),
+        "body_too_large": ProblemKind(413, "The body of the request is too large to be looked through"),
         "head_too_large": ProblemKind(431, "The head of the request is too large"),
         "upstream_unreachable": ProblemKind(502, "The upstream could not be reached", "upstream_error"),
         "upstream_invalid": ProblemKind(502, "The upstream's answer is not proper HTTP", "upstream_error"),

@@ -38,6 +38,23 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """An entry of ``targets``."""
+
+    upstream: Upstream
+    """Its origin; ``path`` is empty."""
+    path: str
+    """``/api/**``: ``*`` is anything within a segment, ``**`` alone in a segment any number of them."""
+    methods: frozenset[str] = frozenset({"GET"})
+    timeout: float = 30.0
+    """Seconds from the request to the end of its answer."""
+    token: bool = False
+    """The account's token is attached."""
+    private: bool = False
+    """Its name may lead to an address that is not public."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """A table ``[routes.NAME]``."""
 
@@ -47,6 +64,7 @@ class Route:
     host: str = ""
     """Lower case, without a port; empty: any of our own hosts."""
     upstream: Upstream
+    """With ``targets``, the first one's."""
     account: str
     """An account's name, or ``NAME/{header:x-user}``."""
     inject: Inject = field(default_factory=Inject)
@@ -58,6 +76,12 @@ class Route:
     origins: frozenset[str] = frozenset()
     """Browser origins let in, lower case, as a browser writes them."""
     replay: Replay = field(default_factory=Replay)
+    tokenless: bool = False
+    """The account only captures: there is no token to attach."""
+    placeholders: bool = False
+    """What applications write for settings and state is replaced in its requests (``core.placeholders``)."""
+    targets: tuple[Target, ...] = ()
+    """Where requests of the ``X-Proxy-*`` form may go; such a route takes no others."""
     in_flight: int = 0
     """Requests of this route at once; 0: only the limit over all."""
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from tokenproxy.core.placeholders import blanked, found_in
-from tokenproxy.core.routes import DOT_SEGMENT, Upstream
+from tokenproxy.core.routes import DOT_SEGMENT, Target
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -59,23 +59,6 @@ _SPECIAL_6: Final = tuple(ipaddress.IPv6Network(each) for each in ("2001::/23", 
 
 class UnfitURLError(ValueError):
     """Why an address is none that a request may go to; one sentence that quotes nothing of it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """An entry of ``targets``."""
-
-    upstream: Upstream
-    """Its origin; ``path`` is empty."""
-    path: str
-    """``/api/**``: ``*`` is anything within a segment, ``**`` alone in a segment any number of them."""
-    methods: frozenset[str] = frozenset({"GET"})
-    timeout: float = 30.0
-    """Seconds from the request to the end of its answer."""
-    token: bool = False
-    """The account's token is attached."""
-    private: bool = False
-    """Its name may lead to an address that is not public."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -158,6 +158,7 @@ class Body:
         "_vault",
         "chunked",
         "complete",
+        "length",
         "replayable",
         "sent",
         "size",
@@ -168,6 +169,8 @@ class Body:
     ) -> None:
         """``length`` is Content-Length, None where nobody says."""
         self._payload = payload
+        self.length = length
+        """What Content-Length says, None where nobody does."""
         self._replay = replay
         self._vault = vault
         self._pieces: list[bytes] = []
@@ -194,6 +197,42 @@ class Body:
         if not self.chunked:
             return whole
         return chunk(whole) + LAST_CHUNK if whole else LAST_CHUNK
+
+    async def gather(
+        self, most: int, caller: Side, *, deadlines: Deadlines, monotonic: Callable[[], float]
+    ) -> bytes:
+        """All of it, in memory, before any of it is sent; raises ``ProblemError`` for more than ``most`` bytes."""
+        while True:
+            if self.size > most or (self.length or 0) > most:
+                raise ProblemError(
+                    "body_too_large",
+                    f"A body that placeholders are replaced in is {most} bytes long at most.",
+                    next_step="Raise replay.memory of the route, or send it as application/octet-stream.",
+                )
+            if self.complete:
+                return b"".join(self._pieces)
+            caller.deadline = monotonic() + deadlines.body_idle
+            piece = await self._payload.readany()
+            caller.deadline = inf
+            self.complete = not piece
+            self.size += len(piece)
+            if not self._vault.take_memory(len(piece)):
+                raise ProblemError(
+                    "overloaded",
+                    "There is no memory left for another body that must be looked through.",
+                    next_step="Send the request again later, or raise replay.total_memory.",
+                    retry_after=1,
+                )
+            self._memory += len(piece)
+            self._pieces.append(piece)
+
+    def become(self, whole: bytes) -> None:
+        """Have these bytes sent in the place of what was gathered; their length is known."""
+        self._vault.memory -= self._memory
+        self._memory = len(whole) if self._vault.take_memory(len(whole)) else 0
+        self._pieces = [whole] if whole else []
+        self.length = len(whole)
+        self.chunked, self.replayable = False, True
 
     async def send(
         self, upstream: UpstreamSide, caller: Side, *, deadlines: Deadlines, monotonic: Callable[[], float]

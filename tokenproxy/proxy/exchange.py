@@ -12,15 +12,24 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from tokenproxy import log
 from tokenproxy.core.interfaces import KeepAnswer
+from tokenproxy.core.placeholders import Values
 from tokenproxy.core.problems import BODY_NOT_REPLAYABLE
 from tokenproxy.core.signals import Verdict
 from tokenproxy.core.tokens import TokenSet
-from tokenproxy.errors import AccountError
+from tokenproxy.errors import AccountError, StoreError
 from tokenproxy.proxy.answer import ending, interim, read_answer
 from tokenproxy.proxy.body import LAST_CHUNK, Body, chunk
+from tokenproxy.proxy.draft import (
+    Draft,
+    Preflight,
+    answer_fields,
+    framing,
+    replaced_body,
+    unresolved_problem,
+)
 from tokenproxy.proxy.problem import LostError, ProblemError, render, upstream_invalid
 from tokenproxy.proxy.record import RequestLog
-from tokenproxy.proxy.request import Request
+from tokenproxy.proxy.request import VIA, Request
 from tokenproxy.proxy.upstream import UpstreamSide
 
 if TYPE_CHECKING:
@@ -108,13 +117,9 @@ class Exchange:
                 turns += 1
             if self.payload is not EMPTY_PAYLOAD:
                 self._open_body(request)
-            tokens = plane.source.ready(request.account) or await plane.source.current(request.account)
-            answer = await self._send(request, tokens)
-            if answer.code in lane.suspects and await self._dead(request, answer):
-                answer = await self._renewed(request, tokens, answer)
-            elif answer.code < 500:
-                self._worked(request, tokens)
-            return await self._pass_on(request, answer)
+            if request.draft is not None:
+                return await self._drafted(request, request.draft)
+            return await self._exchanged(request)
         except ProblemError as problem:
             return await self._refused(problem)
         except AccountError as error:
@@ -128,18 +133,100 @@ class Exchange:
                 lane.turns.leave()
             self._settle(request)
 
+    async def _exchanged(self, request: Request) -> bool:
+        source = self.plane.source
+        tokens = source.ready(request.account) or await source.current(request.account)
+        answer = await self._send(request, tokens)
+        if answer.code in request.lane.suspects and await self._dead(request, answer):
+            answer = await self._renewed(request, tokens, answer)
+        elif answer.code < 500:
+            self._worked(request, tokens)
+        return await self._pass_on(request, answer)
+
+    # requests whose head was not made at the gate
+
+    async def _drafted(self, request: Request, draft: Draft | Preflight) -> bool:
+        if isinstance(draft, Preflight):
+            return self._let_ask(request, draft)
+        target = request.lane.target
+        try:
+            async with asyncio.timeout(None if target is None else target.timeout):
+                await self._write(request, draft)
+                if not request.tokenless:
+                    return await self._exchanged(request)
+                return await self._pass_on(request, await self._send(request, None))
+        except TimeoutError:
+            raise ProblemError(
+                "upstream_timeout",
+                "The answer took longer than this entry of targets allows.",
+                next_step="Try again; raise its timeout if it is slow by nature.",
+            ) from None
+
+    async def _write(self, request: Request, draft: Draft) -> None:
+        """Make the head, and the body where it is looked through; what is sent again later is this, as it is now."""
+        body, lane = self.body, request.lane
+        values = None
+        length = request.length
+        if lane.route.placeholders:
+            kind = draft.body_kind if body is not None else ""
+            if body is not None and kind:
+                whole = await self._gathered(request, body)
+                values = await self._values(request)
+                body.become(replaced_body(whole, kind, values))
+                request.chunked = request.expects = False
+                length = body.length
+            elif draft.names_values:
+                values = await self._values(request)
+        target, fields = draft.written(lane, values)
+        request.head = b"".join(
+            (
+                f"{request.method} {lane.base}{target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"),
+                lane.host_line,
+                *[b"%b: %b\r\n" % field for field in fields],
+                framing(request.method, length=length, chunked=request.chunked),
+                b"Expect: 100-continue\r\n" if request.expects else b"",
+                VIA,
+            )
+        )
+
+    async def _gathered(self, request: Request, body: Body) -> bytes:
+        if request.expects and not body.complete:
+            self._continue()
+        return await body.gather(
+            request.lane.route.replay.memory,
+            self.caller,
+            deadlines=self.plane.settings.deadlines,
+            monotonic=self.plane.monotonic,
+        )
+
+    async def _values(self, request: Request) -> Values:
+        if self.plane.values is None:
+            raise unresolved_problem("Nobody here knows what placeholders stand for.")
+        try:
+            return await self.plane.values.values(request.account)
+        except StoreError as error:
+            raise ProblemError("store_unavailable", error.message, next_step=error.next_step) from None
+
+    def _let_ask(self, request: Request, preflight: Preflight) -> bool:
+        keep = request.keep and self.payload is EMPTY_PAYLOAD and not self.plane.draining
+        self.answered, self.status, self.result = True, 204, "ok"
+        end = b"\r\n" if keep else b"Connection: close\r\n\r\n"
+        self.caller.transport.write(preflight.head + self.plane.date_line() + end)
+        return keep
+
     # sending
 
-    async def _send(self, request: Request, tokens: TokenSet) -> RawResponseMessage:
+    async def _send(self, request: Request, tokens: TokenSet | None) -> RawResponseMessage:
         """
-        Send the request with this token and wait for the final answer's head.
+        Send the request with this token, or with none of ours, and wait for the final answer's head.
 
         A kept connection may turn out to be dead. The request goes out once more only where nothing can have been
         executed twice: not a byte of an answer came, and the method says that twice is as good as once (RFC 9110
         section 9.2.2) or nothing was written.
         """
         pool = request.lane.pool
-        head = request.head + request.lane.card(request.account, tokens).line
+        line = b"\r\n" if tokens is None else request.lane.card(request.account, tokens).line
+        head = request.head + line
         upstream = pool.take()
         if upstream is not None:
             try:
@@ -296,7 +383,11 @@ class Exchange:
         self.answered = True
         now = plane.monotonic()
         self.overhead = now - self.started - self.upstream_seconds
-        start = head.status_line + head.fields + last_lines
+        fields = head.fields
+        if request.draft is not None:
+            bodyless = request.method == "HEAD" and self.message.method != "HEAD"
+            fields = answer_fields(fields, cors_lines=request.cors, bodyless=bodyless)
+        start = head.status_line + fields + last_lines
         self.payload_down = payload
         if payload.is_eof():
             body = self.held + payload.read_nowait()
@@ -365,7 +456,8 @@ class Exchange:
             and not self.plane.draining
             and self.caller.clean(request)
         )
-        head, body = render(problem, date=self.plane.date_line(), route=route, keep=keep)
+        cors = problem.cors or (request.cors if request is not None else b"")
+        head, body = render(problem, date=self.plane.date_line(), route=route, keep=keep, cors=cors)
         self.caller.transport.write(head if self.message.method == "HEAD" else head + body)
         return keep
 

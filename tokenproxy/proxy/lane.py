@@ -9,7 +9,7 @@ from collections import deque
 from typing import Final
 
 from tokenproxy import log
-from tokenproxy.core.routes import Route, account_header
+from tokenproxy.core.routes import Route, Target, account_header
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.metrics import RouteMetrics
 from tokenproxy.proxy.pool import Pool
@@ -105,6 +105,7 @@ class Lane:
         "base",
         "by_header",
         "cards",
+        "drafted",
         "dropped",
         "host_line",
         "inject",
@@ -115,6 +116,8 @@ class Lane:
         "route",
         "signals",
         "suspects",
+        "target",
+        "targets",
         "told_until",
         "turns",
         "untold",
@@ -138,6 +141,11 @@ class Lane:
             self.host_line += PLAIN_BODIES
         self.inject = tuple(route.inject.value.split("{access_token}"))
         self.dropped = _dropped(route)
+        self.drafted = route.placeholders or route.tokenless or bool(route.targets)
+        """The head of its requests is not made at the gate (``draft.py``)."""
+        self.target: Target | None = None
+        """The entry of ``targets`` that this lane leads to."""
+        self.targets: tuple[Lane, ...] = ()
         self.cards: dict[str, Card] = {}
         self.told_until = 0.0
         self.untold = 0

@@ -12,23 +12,26 @@ import socket
 import ssl
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet
 
 from tokenproxy import log
 from tokenproxy.core.interfaces import Clock, TokenSource
-from tokenproxy.core.routes import Route, RouteTable
+from tokenproxy.core.placeholders import ValueSource
+from tokenproxy.core.routes import Route, RouteTable, Target
 from tokenproxy.core.settings import Deadlines, Limits, ReplayBudget, TLSFiles
+from tokenproxy.core.targets import may_connect
 from tokenproxy.errors import TokenproxyError
 from tokenproxy.metrics import Metrics
 from tokenproxy.proxy.body import Vault
 from tokenproxy.proxy.caller import CallerSide, overload_answer
 from tokenproxy.proxy.lane import Lane, Turns
 from tokenproxy.proxy.parsers import check_parsers
-from tokenproxy.proxy.pool import Pool
+from tokenproxy.proxy.pool import Pool, Resolve, resolved
 from tokenproxy.proxy.record import RequestLog
 from tokenproxy.proxy.request import Gate
 from tokenproxy.proxy.tls import Stamp, stamp, tls_context
@@ -76,9 +79,13 @@ class Plane:
         clock: Clock,
         metrics: Metrics,
         on_request: Callable[[RequestLog], None] | None = None,
+        values: ValueSource | None = None,
+        resolve: Resolve = resolved,
     ) -> None:
+        """``values``: what placeholders stand for; routes that have none need it not."""
         check_parsers()
         self.source = source
+        self.values = values
         self.metrics = metrics
         self.on_request = on_request
         self.monotonic = clock.monotonic
@@ -87,6 +94,7 @@ class Plane:
         self.turns = Turns(settings.limits.in_flight)
         self.vault = Vault(settings.replay)
         self._clock = clock
+        self._resolve = resolve
         self._date = (0, b"")
         self._pools: dict[Any, Pool] = {}
         self._contexts: dict[TLSKey, ssl.SSLContext] = {}
@@ -115,10 +123,9 @@ class Plane:
         lanes = {}
         route_turns = {}
         for route in (route for routes in settings.routes.by_host.values() for route in routes):
-            pool = self._pool(route, pools, contexts)
             turns = self._route_turns.get(route.name) or Turns(route.in_flight)
             route_turns[route.name] = turns
-            lanes[route.name] = Lane(route, pool=pool, metrics=self.metrics.route(route.name), turns=turns)
+            lanes[route.name] = self._lane(route, turns, pools, contexts)
         gate = Gate(settings.routes, lanes=lanes, hosts=settings.hosts, keys=settings.caller_keys)
         # Nothing above can be seen from outside yet, nothing below can fail.
         for key, pool in self._pools.items():
@@ -224,19 +231,50 @@ class Plane:
 
     # inside
 
-    def _pool(self, route: Route, pools: dict[Any, Pool], contexts: dict[TLSKey, ssl.SSLContext]) -> Pool:
-        """The pool of a route's origin; files replaced under their old names make a new one."""
+    def _lane(
+        self,
+        route: Route,
+        turns: Turns,
+        pools: dict[Any, Pool],
+        contexts: dict[TLSKey, ssl.SSLContext],
+        target: Target | None = None,
+    ) -> Lane:
+        """A route's lane; with ``targets``, one for each of them below it."""
+        pool = self._pool(route, pools, contexts, target or next(iter(route.targets), None))
+        lane = Lane(route, pool=pool, metrics=self.metrics.route(route.name), turns=turns)
+        lane.target = target
+        lane.targets = tuple(
+            self._lane(replace(route, upstream=each.upstream, targets=()), turns, pools, contexts, each)
+            for each in route.targets
+        )
+        return lane
+
+    def _pool(
+        self,
+        route: Route,
+        pools: dict[Any, Pool],
+        contexts: dict[TLSKey, ssl.SSLContext],
+        target: Target | None = None,
+    ) -> Pool:
+        """
+        The pool of a route's origin; files replaced under their old names make a new one.
+
+        A target's is its own: a connection to an address that was not checked is none of its.
+        """
         upstream = route.upstream
         context = None
-        key: Any = upstream.origin
+        allows = None if target is None else partial(may_connect, target)
+        checked = target is not None and ("private" if target.private else "public")
+        key: Any = (upstream.origin, checked)
         if upstream.scheme == "https":
             files = (upstream.tls, stamp(upstream.tls, where=f"routes.{route.name}.tls"))
-            key = (upstream.origin, files)
+            key = (upstream.origin, checked, files)
             context = contexts.get(files) or self._contexts.get(files)
             if context is None:
                 context = tls_context(upstream.tls, where=f"routes.{route.name}.tls")
             contexts[files] = context
-        return pools.setdefault(key, self._pools.get(key) or Pool(upstream, tls=context))
+        found = self._pools.get(key) or Pool(upstream, tls=context, allows=allows, resolve=self._resolve)
+        return pools.setdefault(key, found)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = self.monotonic()

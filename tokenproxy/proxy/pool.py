@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import ssl
+from collections.abc import Awaitable, Callable, Sequence
 
 from tokenproxy.core.routes import Upstream
 from tokenproxy.core.settings import Deadlines, Limits
 from tokenproxy.proxy.problem import ProblemError
 from tokenproxy.proxy.upstream import UpstreamSide
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Host and port -> the addresses it has now, at least one; raises ``OSError``."""
+
+
+async def resolved(host: str, port: int) -> Sequence[str]:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(where[0]) for *_, where in found]
 
 
 class Pool:
@@ -20,19 +32,31 @@ class Pool:
 
     __slots__ = (
         "__weakref__",
+        "allows",
         "connect_timeout",
         "idle",
         "idle_timeout",
         "max_head",
+        "resolve",
         "retired",
         "sides",
         "tls",
         "upstream",
     )
 
-    def __init__(self, upstream: Upstream, *, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        tls: ssl.SSLContext | None,
+        allows: Callable[[str], bool] | None = None,
+        resolve: Resolve | None = None,
+    ) -> None:
+        """``allows``: which addresses the upstream's name may lead to; None: any."""
         self.upstream = upstream
         self.tls = tls
+        self.allows = allows
+        self.resolve = resolve or resolved
         self.idle: list[UpstreamSide] = []
         self.sides: set[UpstreamSide] = set()
         """All open connections, for the sweep."""
@@ -64,16 +88,12 @@ class Pool:
     async def connect(self) -> UpstreamSide:
         """A new connection, TLS verified; raises ``ProblemError``."""
         upstream = self.upstream
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.connect_timeout):
-                _, side = await loop.create_connection(
-                    lambda: UpstreamSide(self, loop),
-                    upstream.host,
-                    upstream.port,
-                    ssl=self.tls,
-                    server_hostname=upstream.host if self.tls is not None else None,
-                )
+                if self.allows is None:
+                    side = await self._connected(upstream.host)
+                else:
+                    side = await self._connected_to_one(await self._allowed_addresses(self.allows))
         except TimeoutError:
             raise ProblemError(
                 "upstream_timeout",
@@ -102,6 +122,37 @@ class Pool:
             # Not earlier: uvloop closes the connection of a ``connect`` that was cancelled, and never says so.
             self.sides.add(side)
         return side
+
+    async def _connected(self, host: str) -> UpstreamSide:
+        loop = asyncio.get_running_loop()
+        _, side = await loop.create_connection(
+            lambda: UpstreamSide(self, loop),
+            host,
+            self.upstream.port,
+            ssl=self.tls,
+            server_hostname=self.upstream.host if self.tls is not None else None,
+        )
+        return side
+
+    async def _allowed_addresses(self, allows: Callable[[str], bool]) -> Sequence[str]:
+        """
+        What the name leads to now. All of it must be allowed: what is checked is connected to, so that a name which
+        says something else the next moment gains nothing.
+        """
+        found = await self.resolve(self.upstream.host, self.upstream.port)
+        if not all(allows(address) for address in found):
+            raise ProblemError(
+                "not_allowed",
+                f"The name {self.upstream.host} leads to an address that is not public.",
+                next_step="Say private = true in its entry of targets if it may.",
+            )
+        return found
+
+    async def _connected_to_one(self, addresses: Sequence[str]) -> UpstreamSide:
+        for address in addresses[:-1]:
+            with contextlib.suppress(OSError):
+                return await self._connected(address)
+        return await self._connected(addresses[-1])
 
     def give_back(self, side: UpstreamSide) -> None:
         """Keep a connection for the next request; its deadline is the end of the wait."""

@@ -36,6 +36,8 @@ class ProblemError(Exception):
         """Seconds; None where nobody knows."""
         self.account = account
         self.reason = reason
+        self.cors = b""
+        """Lines that let the page that asked read the answer."""
 
     @property
     def kind(self) -> ProblemKind:
@@ -73,8 +75,13 @@ def upstream_invalid(detail: str) -> ProblemError:
     )
 
 
-def render(problem: ProblemError, *, date: bytes, route: str = "", keep: bool = False) -> tuple[bytes, bytes]:
-    """Head and body of the answer, ready for the wire; ``keep`` leaves the caller's connection open."""
+def render(
+    problem: ProblemError, *, date: bytes, route: str = "", keep: bool = False, cors: bytes = b""
+) -> tuple[bytes, bytes]:
+    """
+    Head and body of the answer, ready for the wire; ``keep`` leaves the caller's connection open, ``cors`` are lines
+    that let a page read it.
+    """
     kind = problem.kind
     members: dict[str, str | int] = {
         "type": f"urn:tokenproxy:{problem.code}",
@@ -103,6 +110,7 @@ def render(problem: ProblemError, *, date: bytes, route: str = "", keep: bool = 
             b"Cache-Control: no-store\r\nTokenproxy-Error: %s\r\n" % problem.code.encode(),
             EXTRA_FIELDS.get(problem.code, b""),
             wait,
+            cors,
             date,
             b"\r\n" if keep else b"Connection: close\r\n\r\n",
         )

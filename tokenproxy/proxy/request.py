@@ -13,6 +13,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from tokenproxy.core.routes import DOT_SEGMENT, RouteTable, valid_sub
+from tokenproxy.proxy.draft import Draft, Preflight, cors, form, plain
 from tokenproxy.proxy.lane import Lane, canonical
 from tokenproxy.proxy.problem import ProblemError, bad_request
 
@@ -73,6 +74,8 @@ class Request:
     __slots__ = (
         "account",
         "chunked",
+        "cors",
+        "draft",
         "expects",
         "head",
         "idempotent",
@@ -81,6 +84,7 @@ class Request:
         "length",
         "method",
         "modern",
+        "tokenless",
     )
 
     def __init__(self, lane: Lane, account: str, method: str, head: bytes) -> None:
@@ -96,6 +100,12 @@ class Request:
         """The caller waits for ``100 Continue`` before it sends the body."""
         self.keep = False
         """The caller's connection may take another request."""
+        self.draft: Draft | Preflight | None = None
+        """What the head is to be made of, where it was not made at the gate."""
+        self.tokenless = False
+        """Our token is not sent along."""
+        self.cors = b""
+        """Lines that let the page that asked read the answer."""
         self.modern = False
         """HTTP/1.1: the caller understands chunks and 1xx."""
 
@@ -189,7 +199,9 @@ class Gate:
         if host is None:
             raise bad_request("The request has no Host.")
         own = self._hosts.get(host) or self._check_host(host)
-        if self._keys:
+        # A browser shows no key when it asks whether a page may send one.
+        asks = method == "OPTIONS" and origin is not None
+        if self._keys and not asks:
             self._check_key(keys)
         path = target.partition("?")[0]
         if "#" in target:
@@ -197,6 +209,12 @@ class Gate:
         if ("." in path or "%" in path or "\\" in path) and DOT_SEGMENT.search(path):
             raise bad_request("The path of the request has a dot segment, plain or encoded.")
         route = self._table.match(own, path)
+        if asks and origin is not None:
+            lane = self._lanes[route.name] if route is not None else None
+            if lane is not None and _may_ask(lane, origin, message):
+                return _preflight(lane, origin, message)
+            if self._keys:
+                self._check_key(keys)
         if route is None:
             raise ProblemError(
                 "no_route",
@@ -207,24 +225,26 @@ class Gate:
         if origin is not None or sites:
             _check_origin(lane, host, origin, sites)
         account = lane.account if lane.by_header is None else _account_of(lane, message)
-        if routed or nominated:
-            fields = _without(fields, lane.dropped, nominated)
         rest = target[lane.prefix_length - 1 :]
+        rest = rest if rest[:1] == "/" else "/" + rest
         chunked = bool(encodings)
         expects = expect is not None and version == HttpVersion11 and payload is not EMPTY_PAYLOAD
-        head = b"".join(
-            (
-                f"{method} {lane.base}{rest if rest[:1] == '/' else '/' + rest} HTTP/1.1\r\n".encode(
-                    "utf-8", "surrogateescape"
-                ),
-                lane.host_line,
-                *[b"%b: %b\r\n" % field for field in fields],
-                CHUNKED if chunked else b"",
-                b"Expect: 100-continue\r\n" if expects else b"",
-                VIA,
+        if lane.drafted:
+            request = _drafted(lane, account, method, rest, fields, nominated, origin)
+        else:
+            if routed or nominated:
+                fields = _without(fields, lane.dropped, nominated)
+            head = b"".join(
+                (
+                    f"{method} {lane.base}{rest} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"),
+                    lane.host_line,
+                    *[b"%b: %b\r\n" % field for field in fields],
+                    CHUNKED if chunked else b"",
+                    b"Expect: 100-continue\r\n" if expects else b"",
+                    VIA,
+                )
             )
-        )
-        request = Request(lane, account, method, head)
+            request = Request(lane, account, method, head)
         request.modern = version == HttpVersion11
         request.chunked = chunked
         request.length = length
@@ -275,6 +295,48 @@ class Gate:
                 "The request carries no valid Tokenproxy-Key.",
                 next_step="Send one of the keys of [server.caller_auth] in the header Tokenproxy-Key.",
             )
+
+
+def _drafted(  # noqa: PLR0917 - what the gate has found out so far
+    lane: Lane,
+    account: str,
+    method: str,
+    target: str,
+    fields: list[tuple[bytes, bytes]],
+    nominated: frozenset[bytes],
+    origin: bytes | None,
+) -> Request:
+    if not lane.targets:
+        draft, own = plain(lane, target, fields, nominated)
+        request = Request(lane, account, method, b"")
+        request.tokenless = own or lane.route.tokenless
+    else:
+        lines = (
+            cors(origin) if origin is not None and origin.decode("latin-1").lower() in lane.origins else b""
+        )
+        try:
+            lane, method, draft, own = form(lane, method, fields, nominated)
+        except ProblemError as problem:
+            problem.cors = lines
+            raise
+        request = Request(lane, account, method, b"")
+        request.tokenless = own or lane.target is None or not lane.target.token
+        request.cors = lines
+    request.draft = draft
+    return request
+
+
+def _may_ask(lane: Lane, origin: bytes, message: RawRequestMessage) -> bool:
+    listed = bool(lane.targets) and origin.decode("latin-1").lower() in lane.origins
+    return listed and any(name.lower() == b"access-control-request-method" for name, _ in message.raw_headers)
+
+
+def _preflight(lane: Lane, origin: bytes, message: RawRequestMessage) -> Request:
+    request = Request(lane, "", "OPTIONS", b"")
+    request.draft = Preflight(lane, origin)
+    request.modern = message.version == HttpVersion11
+    request.keep = not (message.should_close or message.upgrade)
+    return request
 
 
 def _split_absolute(target: str) -> tuple[bytes, str]:
