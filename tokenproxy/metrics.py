@@ -87,7 +87,7 @@ class AccountMetrics:
         }
         """
         (trigger, result) -> count. Trigger: due, on_401, on_demand, keep_alive, recovery, manual. Result: ok,
-        invalid_grant, client_refused, provider_error, rate_limited, timeout, store_error, ceiling.
+        invalid_grant, client_refused, provider_error, rate_limited, network, timeout, lost_lease, store_error, ceiling.
         """
         self.refresh_seconds = Histogram(REFRESH_BUCKETS)
         self.waiters = Histogram(WAITER_BUCKETS)

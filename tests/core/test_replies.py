@@ -23,6 +23,7 @@ from tokenproxy.core.replies import (
     jwt_claims,
     read_answer,
     read_import,
+    read_token,
     retry_after,
     without,
 )
@@ -131,6 +132,29 @@ def test_absolute_expiries(name: str, value: Any, wanted: float | None) -> None:
     """Seconds, milliseconds (over 10^11), ISO 8601; what lies in the past says nothing."""
     tokens = granted({"access_token": "a", name: value})
     assert tokens.expires_at == (NOW + timedelta(seconds=wanted) if wanted else None)
+
+
+@pytest.mark.parametrize("name", ["expires_at", "expires_on", "expires"])
+@pytest.mark.parametrize("value", [EPOCH - 1, str(EPOCH - 1), (EPOCH - 1) * 1000, "2026-03-01T11:59:59Z"])
+def test_what_lay_somewhere_may_be_over(name: str, value: Any) -> None:
+    """A token file from yesterday is no fresh one, whatever its ``expires_in`` said when it was written."""
+    answer = json.dumps({"access_token": "a", "refresh_token": "r", name: value, "expires_in": 3600}).encode()
+    tokens = read_import(answer, provider=PLAIN, now=NOW, scope=None)
+    assert tokens is not None
+    assert tokens.expires_at == NOW - timedelta(seconds=1)
+    file = read_token(answer.decode(), provider=PLAIN, now=NOW)
+    assert file is not None
+    assert file.expires_at == NOW - timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("value", [0, -5, 12, "0001-01-01T00:00:00", "1999-12-31T00:00:00Z"])
+def test_no_expiry_at_all_is_not_one_in_the_past(value: Any) -> None:
+    """Zero and what must be a mistake say nothing, here as in an answer."""
+    tokens = read_import(
+        json.dumps({"access_token": "a", "expires_at": value}).encode(), provider=PLAIN, now=NOW, scope=None
+    )
+    assert tokens is not None
+    assert tokens.expires_at is None
 
 
 @pytest.mark.parametrize(

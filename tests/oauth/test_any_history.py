@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,11 +24,15 @@ STEPS = st.lists(
             *("requests", "requests", "late requests", "revoke", "minute", "hour"),
             *("outage", "no answer", "refuse connections", "heal", "rubbish", "wrong validate"),
             *("no claim", "no commit", "no give_up", "no load", "import", "reload", "leave and come back"),
-            *("refresh", "restart", "crash", "hang up", "evict"),
+            *("refresh", "restart", "crash", "hang up", "evict", "background", "background", "month"),
         ]
     ),
     max_size=25,
 )
+
+
+PROFILE: dict[str, Any] = {"refresh_idle": timedelta(days=30)}
+"""Nobody loses a login to a month without requests while the process runs."""
 
 
 class History:
@@ -50,8 +56,14 @@ class History:
                 await asyncio.wait({task})
             case "revoke":
                 provider.revoke_all_access()
-            case "minute" | "hour":
-                await house.clock.advance(60 if step == "minute" else 3600)
+            case "minute" | "hour" | "month":
+                await house.clock.advance({"minute": 60, "hour": 3600, "month": 30 * 86400}[step])
+            case "background":
+                house.source.renew_due(9)
+                try:
+                    await house.source.keep_alive()
+                except AccountError:
+                    return
             case "outage":
                 provider.outage = 503
             case "no answer":
@@ -128,7 +140,7 @@ class History:
         """The next start finds what is in doubt; one of them may still have a store that fails."""
         clock = self.house.clock
         await self.house.__aexit__(None, None, None)
-        self.house = await House(self.provider, path=self.path, clock=clock).__aenter__()
+        self.house = await House(self.provider, path=self.path, clock=clock, **PROFILE).__aenter__()
         await self.house.source.recovered(patience=5)
 
 
@@ -141,7 +153,7 @@ def test_any_history_keeps_the_login(steps: list[str]) -> None:
         clock = FakeClock()
         async with PlainProvider(clock=clock) as provider:
             provider.grace, provider.token_size = 10**9, 64
-            house = await House(provider, path=folder / "t.db", clock=clock).__aenter__()
+            house = await House(provider, path=folder / "t.db", clock=clock, **PROFILE).__aenter__()
             history = History(provider, house, folder / "t.db")
             try:
                 await house.login()
@@ -155,8 +167,9 @@ def test_any_history_keeps_the_login(steps: list[str]) -> None:
     async def well(history: History) -> None:
         provider, house = history.provider, history.house
         await history.heal()
-        for _ in range(3):  # back-off, holds and whatever the store did not take
+        for _ in range(3):  # back-off, holds, whatever is in doubt and whatever the store did not take
             await house.clock.advance(400)
+            house.source.renew_due(9)
             await asyncio.sleep(0.002)
         await house.idle()
         provider.revoke_all_access()

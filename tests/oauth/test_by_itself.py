@@ -266,14 +266,41 @@ async def test_another_registration_obtains_anew(tmp_path: Path) -> None:
 
 
 async def test_a_login_of_a_person_is_not_taken_for_the_machines() -> None:
-    """Somebody changes the grant of an account: what a person allowed is not what the machine may use."""
+    """Somebody changes the grant by mistake: the login is neither used nor lost, and the change back mends it."""
     async with PlainProvider() as provider, House(provider, validate=None) as house:
         theirs = await house.login()
         await house.reload(grant="client_credentials")
-        ours = await house.source.current("books")
+        for ask in (house.source.current("books"), house.source.refresh("books")):
+            with pytest.raises(MisconfiguredError, match="a person's login is stored") as refused:
+                await ask
+            assert refused.value.reason == "grant_changed"
+            assert refused.value.next_step.startswith("tokenproxy logout books ")
+        status = await house.operator.status("books")
+        assert (status["state"], status["reason"], status["live"]) == (
+            "misconfigured",
+            "grant_changed",
+            False,
+        )
+        assert dict(house.source.gauges()[0].states) == {"misconfigured": 1}
+        assert provider.token_calls == 0
 
-        assert ours.access_token != theirs.access_token
+        await house.reload(grant="authorization_code")
+        assert await house.source.current("books") == theirs
+        assert dict(house.source.gauges()[0].states) == {"ok": 1}
+
+
+async def test_a_logout_makes_room_for_the_machine() -> None:
+    """The explicit word; the next use obtains, and no generation comes twice."""
+    async with PlainProvider() as provider, House(provider, validate=None) as house:
+        await house.login()
+        await house.reload(grant="client_credentials")
+        with pytest.raises(MisconfiguredError):
+            await house.source.current("books")
+        status = await house.operator.logout("books")
+        assert (status["state"], status["next_step"]) == ("ok", "")
+        ours = await house.source.current("books")
         assert (ours.generation, ours.refresh_token) == (2, None)
+        assert provider.complaints == []
 
 
 async def test_a_provider_that_gives_dead_tokens_is_not_asked_for_ever() -> None:

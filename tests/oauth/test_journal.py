@@ -12,7 +12,7 @@ import pytest
 
 from tests.oauth.house import ROUTE, House, renewed, table
 from tests.simulators import AskaraProvider, DeskeraProvider, FakeClock, PlainProvider, Provider, TcpProxy
-from tokenproxy.core.account import Reason, State
+from tokenproxy.core.account import AT_EASE, Reason, State
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import (
     AccountError,
@@ -451,3 +451,66 @@ async def test_many_in_doubt_are_all_asked(tmp_path: Path) -> None:
             await again.source.recovered(patience=10)
             assert {again.held(name).tokens.generation for name in names} == {2}
             assert (provider.refreshes, provider.reuses) == (40, 0)
+
+
+async def test_a_lease_that_the_store_did_not_take_back_holds_nobody_up() -> None:
+    """``give_up`` failed: the next try gives it back first, and need not wait for 30 s until the lease runs out."""
+    async with PlainProvider() as provider, House(provider) as house:
+        first = await house.login()
+        provider.outage = 503
+        house.store.failing["give_up"] = 1
+        with pytest.raises(ProviderUnavailableError):
+            await renewed(house, first)
+        provider.outage = None
+        await house.clock.advance(2)
+        second = await renewed(house, first)
+        assert second.generation == 2
+        assert (await house.stored()).in_flight_since is None
+
+
+async def test_a_lease_is_not_given_back_twice_over_another_ones() -> None:
+    """An import came meanwhile: what is owed belongs to a generation that is gone."""
+    async with PlainProvider() as provider, House(provider) as house:
+        first = await house.login()
+        provider.outage = 503
+        house.store.failing["give_up"] = 2
+        for _ in range(2):
+            with pytest.raises(AccountError):
+                await renewed(house, first)
+            await house.clock.advance(2)
+        provider.outage = None
+        imported = await house.login()
+        assert (await renewed(house, imported)).generation == imported.generation + 1
+
+
+async def test_metrics_tell_what_never_left_from_what_was_never_answered() -> None:
+    """``network`` loses nothing and ``timeout`` may have spent the refresh token: an operator acts differently."""
+    async with PlainProvider() as provider, House(provider) as house:
+        provider.grace = 10**9
+        first = await house.login()
+        provider.refuse_connections = True
+        with pytest.raises(ProviderUnavailableError):
+            await renewed(house, first)
+        provider.refuse_connections = False
+        assert house.metrics.account("books").refreshes["on_401", "network"] == 1
+        provider.lose_answers = 2
+        await house.clock.advance(2)
+        with pytest.raises(ProviderUnavailableError):
+            await renewed(house, first)
+        assert house.metrics.account("books").refreshes["on_401", "timeout"] == 1
+
+
+async def test_metrics_tell_a_lost_lease() -> None:
+    """Another login came while the answer was under way: ours is not stored, and theirs is used."""
+    async with PlainProvider() as provider, House(provider) as house:
+        first = await house.login()
+        provider.gate, provider.hold = asyncio.Event(), "after"
+        waiting = asyncio.create_task(renewed(house, first))
+        await provider.token_call_arrived()
+        theirs = replace(house.imported(provider.new_grant()), generation=2)
+        bound_to = house.accounts["books"].bound_to
+        now = house.clock.now()
+        assert await house.store.store.adopt("books", theirs, bound_to=bound_to, standing=AT_EASE, now=now)
+        provider.gate.set()
+        assert await waiting == theirs
+        assert house.metrics.account("books").refreshes["on_401", "lost_lease"] == 1

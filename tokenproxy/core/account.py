@@ -59,6 +59,8 @@ class Reason(Enum):
     """Refused right after a renewal whose answer was lost: the rotated token is gone."""
     NO_REFRESH_TOKEN = "no_refresh_token"  # noqa: S105 - a reason, not a secret
     REGISTRATION_CHANGED = "registration_changed"
+    GRANT_CHANGED = "grant_changed"
+    """The config now lets the account obtain its tokens by itself, and a person's login is in its place."""
     CLIENT_REFUSED = "client_refused"
     """``invalid_client``, ``unauthorized_client``."""
     REQUEST_REFUSED = "request_refused"

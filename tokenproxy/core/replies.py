@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 LARGEST_ANSWER: Final = 1024 * 1024
 """Bytes; golang/oauth2 reads no more either."""
+_ZERO: Final = datetime.fromtimestamp(0, UTC)
 CENTURY: Final = timedelta(days=36525)
 
 
@@ -455,9 +456,15 @@ def _seconds(value: Any, asked_at: datetime) -> timedelta | None:
 
 def _until(value: Any, asked_at: datetime) -> timedelta | None:
     """What is left until an absolute time: seconds or, over 10^11, milliseconds since the epoch, or ISO 8601."""
+    at = _epoch(value)
+    return _sane(at - asked_at.timestamp()) if at is not None else None
+
+
+def _epoch(value: Any) -> float | None:
+    """Seconds since the epoch."""
     number = _number(value)
     if number is not None:
-        return _sane((number / 1000 if number > 1e11 else number) - asked_at.timestamp())
+        return number / 1000 if number > 1e11 else number
     if not isinstance(value, str):
         return None
     try:
@@ -465,7 +472,15 @@ def _until(value: Any, asked_at: datetime) -> timedelta | None:
     except ValueError:
         return None
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return _sane((at - asked_at).total_seconds())
+    return (at - _ZERO).total_seconds()
+
+
+def _ended(data: Mapping[str, Any], fields: AnswerFields, now: datetime) -> datetime | None:
+    """When a token that lay somewhere for a while was over by its absolute expiry; before 2001 is no expiry at all."""
+    at = _first_of(_epoch, data, (*fields.expires_at, "expires"))
+    if at is None or not 1e9 < at <= now.timestamp():
+        return None
+    return datetime.fromtimestamp(at, UTC)
 
 
 def _number(value: Any) -> float | None:
@@ -591,10 +606,12 @@ def read_import(given: bytes, *, provider: Provider, now: datetime, scope: str |
     """
     What an operator hands in: a token answer as JSON or form, or a bare refresh token; None where it is neither.
 
-    How old the answer is nobody knows, so a JWT's own ``exp`` counts where it ends earlier than ``expires_in`` says.
+    How old the answer is nobody knows, so a JWT's own ``exp`` counts where it ends earlier than ``expires_in`` says,
+    and an absolute expiry in the past is one.
     """
     reply = Reply(200, {}, given)
-    if decode(reply, provider.answer) is None:
+    data = decode(reply, provider.answer)
+    if data is None:
         bare = usable(given.decode("utf-8-sig", errors="replace"))
         if bare is None or bare[0] in "{[<\"'" or bare in _NO_TOKENS:
             return None
@@ -607,7 +624,9 @@ def read_import(given: bytes, *, provider: Provider, now: datetime, scope: str |
             access_token="", refresh_token=answer.rotated, scope_asked=scope, issued_at=now, expires_at=now
         )
     tokens = replace(answer.tokens, scope_asked=scope or answer.tokens.scope)
-    at = _jwt_end(tokens.access_token)
-    if at is None:
-        return tokens
-    return replace(tokens, expires_at=min(at, tokens.expires_at) if tokens.expires_at else at)
+    known = (
+        tokens.expires_at,
+        _jwt_end(tokens.access_token),
+        _ended(data, provider.answer, now),
+    )
+    return replace(tokens, expires_at=min((at for at in known if at is not None), default=None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from tokenproxy import log
 from tokenproxy.core.account import AT_EASE, Reason, Standing, State
 from tokenproxy.core.grants import traits_of
 from tokenproxy.core.interfaces import Clock, Record, Store, Summary
-from tokenproxy.core.provider import Account, table_of
+from tokenproxy.core.provider import Account, is_login, table_of
 from tokenproxy.core.replies import read_import
 from tokenproxy.core.routes import valid_sub
 from tokenproxy.errors import (
@@ -22,7 +23,7 @@ from tokenproxy.errors import (
     UnknownAccountError,
 )
 from tokenproxy.oauth.endpoint import Endpoint
-from tokenproxy.oauth.refusals import next_step, sentence
+from tokenproxy.oauth.refusals import LOGIN_IN_THE_WAY, next_step, sentence
 from tokenproxy.oauth.source import Source
 
 _log = logging.getLogger("tokenproxy.oauth")
@@ -116,7 +117,9 @@ class OperatorAccounts:
         entry = self._source.entry(account)
         person = traits_of(spec).person
         left = not person and account != spec.name  # a login from before the grant was changed
-        if not person and not left and summary is not None and summary.bound_to != spec.bound_to:
+        in_the_way = summary is not None and _in_the_way(spec, summary)
+        alone = not person and not left and not in_the_way
+        if alone and summary is not None and summary.bound_to != spec.bound_to:
             summary = None  # another registration's: the first use obtains anew
         if person and summary is not None and not summary.has_tokens and summary.bound_to != spec.bound_to:
             summary = None  # what a machine left behind says nothing about a login
@@ -124,11 +127,13 @@ class OperatorAccounts:
         standing = entry.standing if entry else summary.standing if summary else start
         if summary is not None and summary.has_tokens and summary.bound_to != spec.bound_to:
             standing = Standing(State.LOGIN_REQUIRED, Reason.REGISTRATION_CHANGED, since=standing.since)
+        if in_the_way:
+            standing = replace(LOGIN_IN_THE_WAY, since=standing.since)
         expires_at = entry.tokens.expires_at if entry else summary.expires_at if summary else None
         if entry is not None and not person and not entry.tokens.access_token:
             expires_at = None  # nothing was obtained yet
         has_tokens = summary is not None and summary.has_tokens
-        registered = standing.reason is not Reason.REGISTRATION_CHANGED
+        registered = standing.reason not in {Reason.REGISTRATION_CHANGED, Reason.GRANT_CHANGED}
         live = has_tokens and registered and (expires_at is None or expires_at > self._clock.now())
         if entry is not None and (entry.dead or not entry.tokens.access_token):
             live = False
@@ -153,6 +158,12 @@ class OperatorAccounts:
             "live": live,
             "renewable": entry.renewable if entry else None,
         }
+
+
+def _in_the_way(spec: Account, summary: Summary) -> bool:
+    """Whether a person's login is where an account that needs none would put its tokens."""
+    here = summary.account == spec.name and summary.has_tokens and not traits_of(spec).person
+    return here and is_login(summary.bound_to)
 
 
 def configured(known: Mapping[str, Account], account: str) -> Account:

@@ -64,6 +64,7 @@ class Entry:
         "live_until",
         "name",
         "outdated",
+        "owed",
         "renewal",
         "renewed_at",
         "settled",
@@ -99,6 +100,8 @@ class Entry:
         self.live_until = -math.inf
         self.holds: dict[str, Hold] = {}
         self.unstored: Unstored | None = None
+        self.owed: Claim | None = None
+        """A lease of ours that the store did not take back."""
         self.settled = record.previous is None
         """Whether the previous refresh token need not be kept any longer."""
 
@@ -126,7 +129,8 @@ class Entry:
     @property
     def wanted(self) -> bool:
         """Whether it must stay in memory: somebody waits for it, or it holds what is nowhere else."""
-        return self.renewal is not None or self.waiters > 0 or self.unstored is not None
+        waited_for = self.renewal is not None or self.waiters > 0
+        return waited_for or self.unstored is not None or self.owed is not None
 
     @property
     def renewable(self) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from base64 import b64encode
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final
@@ -72,6 +72,15 @@ class AskFirst(Enum):
     """In a hold: silence is not enough."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    answer: Answer
+    times: int
+    """How often it was or may have been sent."""
+    unreached: bool = False
+    """Nothing of it left this machine."""
+
+
 class Journal:
     """Performs renewals; knows nothing of who waits for them."""
 
@@ -105,37 +114,24 @@ class Journal:
         asked_as = entry.account
         asking = await self._resolved(asked_as)  # before the lease begins to run
         try:
+            await self._end_lease(entry)
             claim = await self._store.claim(
                 entry.name, generation=entry.tokens.generation, now=self._clock.now(), lease=LEASE
             )
-            if claim is None:
-                return await self._overtaken(entry)
         except StoreError as error:
             metrics.count(trigger, "store_error")
             return self._store_failed(entry, error)
-        # To ask again spends nothing, so that an account which does is never in doubt.
-        spends = traits_of(entry.account).person
-        doubt = spends and claim.found_in_flight is not None
-        try:
-            refused = trigger == "on_401" or entry.dead
-            asked, answer = await self._ask(entry, asking, doubt=doubt, refused=refused)
-        except Exception:  # a mistake of ours: nobody knows what was sent, but the lease must not outlive it
-            await self._record(entry, claim, entry.standing, keep_mark=spends, rotated=None)
-            raise
-        doubt = doubt or (spends and asked > 1)  # asked twice means that the first answer was lost
-        if isinstance(answer, Granted):
-            outcome = await self._keep(entry, claim, answer.tokens)
+        if claim is None:
+            return await self._overtaken(entry)
+        refused = trigger == "on_401" or entry.dead
+        outcome, result = await self._claimed(entry, claim, asking, refused=refused)
+        if result == "ok":
             # A reload may have come meanwhile: then this is what the config before it asked for.
             entry.outdated = entry.outdated and entry.account != asked_as
-        else:
-            outcome = await self._fail(entry, claim, answer, doubt=doubt)
         seconds = self._clock.monotonic() - started
-        result = (
-            "ok" if isinstance(outcome, TokenSet) else _RESULTS.get(entry.standing.reason, "provider_error")
-        )
         metrics.count(trigger, result)
         metrics.refresh_seconds.observe(seconds)
-        if isinstance(outcome, TokenSet):
+        if isinstance(outcome, TokenSet) and result == "ok":
             log.event(
                 _log,
                 "token_renewed",
@@ -146,6 +142,35 @@ class Journal:
                 waiters=entry.waiters,
             )
         return outcome
+
+    async def _claimed(
+        self, entry: Entry, claim: Claim, asking: Account | Failure, *, refused: bool
+    ) -> tuple[Outcome, str]:
+        """Send, and store what came; what it led to, and the ``result`` of the metrics."""
+        # To ask again spends nothing, so that an account which does is never in doubt.
+        spends = traits_of(entry.account).person
+        doubt = spends and claim.found_in_flight is not None
+        try:
+            asked = await self._ask(entry, asking, doubt=doubt, refused=refused)
+        except Exception:  # a mistake of ours: nobody knows what was sent, but the lease must not outlive it
+            await self._record(entry, claim, entry.standing, keep_mark=spends, rotated=None)
+            raise
+        if isinstance(asked.answer, Granted):
+            kept = await self._keep(entry, claim, asked.answer.tokens)
+            return (kept, "ok") if kept is not None else (await self._overtaken(entry), "lost_lease")
+        doubt = doubt or (spends and asked.times > 1)  # asked twice means that the first answer was lost
+        outcome = await self._fail(entry, claim, asked.answer, doubt=doubt)
+        if isinstance(outcome, TokenSet):  # somebody else's: the refresh token that we sent was spent by them
+            return outcome, "lost_lease"
+        if asked.unreached:
+            return outcome, "network"
+        return outcome, _RESULTS.get(entry.standing.reason, "provider_error")
+
+    async def _end_lease(self, entry: Entry) -> None:
+        """Give back a lease that the store did not take back before; else it holds us up until it runs out."""
+        if entry.owed is not None:
+            await self._store.give_up(entry.owed, standing=entry.standing, keep_mark=entry.in_doubt)
+            entry.owed = None
 
     async def _is_live(self, entry: Entry) -> bool | None:
         """Ask the provider about the token; "live" is believed for a moment, "dead" ends every hold."""
@@ -170,17 +195,15 @@ class Journal:
         except NotSentError as error:
             return Failure(error.event, error.reason, str(error))
 
-    async def _ask(
-        self, entry: Entry, asking: Account | Failure, *, doubt: bool, refused: bool
-    ) -> tuple[int, Answer]:
+    async def _ask(self, entry: Entry, asking: Account | Failure, *, doubt: bool, refused: bool) -> _Asked:
         """
         Send the request; after a lost answer send it once more, at once and with the same refresh token.
 
         There is no other token to send: a provider with a grace window gives the pair again, a strict one has
-        nothing more to take away. Gives how often it was or may have been sent.
+        nothing more to take away.
         """
         if isinstance(asking, Failure):
-            return 0, asking
+            return _Asked(asking, 0, unreached=asking.reason is Reason.PROVIDER_DOWN)
         for attempt in (1, 2):
             flow = renewal(
                 Ask(
@@ -192,18 +215,19 @@ class Journal:
                 )
             )
             try:
-                return attempt, await self._endpoint.run(flow, asking)
+                return _Asked(await self._endpoint.run(flow, asking), attempt)
             except NotSentError as error:
                 kind = Event.ANSWER_LOST if doubt or attempt > 1 else error.event
                 reason = Reason.ANSWER_LOST if doubt or attempt > 1 else error.reason
-                return attempt, Failure(kind, reason, str(error))
+                unreached = error.reason is Reason.PROVIDER_DOWN and attempt == 1
+                return _Asked(Failure(kind, reason, str(error)), attempt, unreached=unreached)
             except AnswerLostError as error:
                 lost = str(error)
                 log.event(_log, "renewal_in_doubt", account=entry.name, attempt=attempt, detail=lost)
-        return 2, Failure(Event.ANSWER_LOST, Reason.ANSWER_LOST, lost)
+        return _Asked(Failure(Event.ANSWER_LOST, Reason.ANSWER_LOST, lost), 2)
 
-    async def _keep(self, entry: Entry, claim: Claim, granted: TokenSet) -> Outcome:
-        """Store the new pair, then let it be seen."""
+    async def _keep(self, entry: Entry, claim: Claim, granted: TokenSet) -> TokenSet | None:
+        """Store the new pair, then let it be seen; None: the lease was lost."""
         held = entry.tokens
         if traits_of(entry.account).person:
             tokens = held.succeeded_by(granted)
@@ -211,12 +235,12 @@ class Journal:
             tokens = replace(granted, generation=held.generation + 1)
         now = self._clock.now()
         standing = advance(entry.standing, Event.RENEWED, now=now)
-        outcome = await self._commit(entry, claim, tokens, standing)
-        if outcome is tokens:
-            entry.dead = False
-        return outcome
+        if not await self._commit(entry, claim, tokens, standing):
+            return None
+        entry.dead = False
+        return tokens
 
-    async def _commit(self, entry: Entry, claim: Claim, tokens: TokenSet, standing: Standing) -> Outcome:
+    async def _commit(self, entry: Entry, claim: Claim, tokens: TokenSet, standing: Standing) -> bool:
         spent = entry.tokens.refresh_token
         previous = spent if spent != tokens.refresh_token else None
         now = self._clock.now()
@@ -229,12 +253,12 @@ class Journal:
             entry.unstored = Unstored(claim, tokens, previous, standing)
             stored = True
         if not stored:
-            return await self._overtaken(entry)
+            return False
         entry.tokens, entry.standing = tokens, standing
         entry.settled = previous is None
         entry.renewed_at = now
         entry.in_doubt = False
-        return tokens
+        return True
 
     async def _fail(self, entry: Entry, claim: Claim, failure: Failure, *, doubt: bool) -> Outcome:
         """Record why there are no new tokens; the old ones stay where they are."""
@@ -273,12 +297,14 @@ class Journal:
     ) -> None:
         if rotated is not None and rotated != entry.tokens.refresh_token:
             tokens = replace(entry.tokens, refresh_token=rotated, generation=entry.tokens.generation + 1)
-            await self._commit(entry, claim, tokens, standing)
+            if not await self._commit(entry, claim, tokens, standing):
+                await self._overtaken(entry)
             return
         entry.standing, entry.in_doubt = standing, keep_mark
         try:
             await self._store.give_up(claim, standing=standing, keep_mark=keep_mark)
         except StoreError as error:  # the mark stays set: the next start asks again, which loses nothing
+            entry.owed = claim
             self._store_failed(entry, error)
 
     def _retry_at(self, entry: Entry, failure: Failure, now: datetime) -> datetime | None:

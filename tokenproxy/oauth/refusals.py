@@ -29,6 +29,9 @@ SENTENCES: Final[Mapping[Reason, str]] = {
     Reason.REGISTRATION_CHANGED: (
         "the tokens of account {account} were obtained from another token endpoint or client than the config names now"
     ),
+    Reason.GRANT_CHANGED: (
+        "a person's login is stored for account {account}, which the config now lets obtain its tokens by itself"
+    ),
     Reason.CLIENT_REFUSED: "the provider refuses the client registration of account {account}",
     Reason.REQUEST_REFUSED: "the provider refuses the way in which account {account} asks for tokens",
     Reason.PROVIDER_DOWN: "the provider of account {account} gives no tokens right now",
@@ -44,6 +47,10 @@ SENTENCES: Final[Mapping[Reason, str]] = {
 """One for each reason; a test holds that none is missing."""
 
 
+LOGIN_IN_THE_WAY: Final = Standing(State.MISCONFIGURED, Reason.GRANT_CHANGED)
+"""Of an account whose grant needs no person, with a person's login in its row, which a mistake must not drop."""
+
+
 def sentence(account: str, standing: Standing) -> str:
     """What happened, with what the provider said."""
     text = SENTENCES[standing.reason].format(account=account)
@@ -56,6 +63,9 @@ def next_step(account: str, standing: Standing) -> str:
         return f"tokenproxy rebind {account}   (only if it is the same provider and client), or import new tokens"
     if standing.state in {State.LOGIN_REQUIRED, State.NEW}:
         return f"tokenproxy import {account} < answer.json"
+    if standing.reason is Reason.GRANT_CHANGED:
+        table = account.partition("/")[0]
+        return f"tokenproxy logout {account}   (to drop the login), or give [accounts.{table}] its grant back"
     if standing.reason is Reason.TOKEN_REFUSED and standing.state is State.MISCONFIGURED:
         table = account.partition("/")[0]
         return f"put another token where [accounts.{table}] takes it from, then: tokenproxy reload"
@@ -85,6 +95,15 @@ def not_logged_in(account: str) -> LoginRequiredError:
         account=account,
         reason=standing.reason.value,
         next_step=next_step(account, standing),
+    )
+
+
+def login_in_the_way(account: str) -> MisconfiguredError:
+    return MisconfiguredError(
+        sentence(account, LOGIN_IN_THE_WAY),
+        account=account,
+        reason=LOGIN_IN_THE_WAY.reason.value,
+        next_step=next_step(account, LOGIN_IN_THE_WAY),
     )
 
 

@@ -38,6 +38,7 @@ from tokenproxy.oauth.entry import Entry, Hold, Outcome
 from tokenproxy.oauth.journal import AskFirst, Journal
 from tokenproxy.oauth.keepalive import KeepAlive
 from tokenproxy.oauth.refusals import (
+    login_in_the_way,
     next_step,
     no_logins,
     no_turn,
@@ -350,20 +351,33 @@ class Source:
             record = await self._load(account)
             if account in self._entries or account in self._occupied or changes != self._changes:
                 continue  # the record may be older than what came meanwhile
-            person = traits_of(spec).person
-            if (
-                record is not None
-                and record.tokens is not None
-                and (person or record.bound_to == spec.bound_to)
-            ):
-                return self._put(record, record.tokens)
-            if person:
-                raise not_logged_in(account)
-            if account != spec.name:
-                raise no_logins(spec)
-            if record is not None and record.tokens is None and record.bound_to == spec.bound_to:
-                return self._put(record, _nothing_yet(record, self._clock.now()))
+            found = self._found(spec, account, record)
+            if found is not None:
+                return found
             await self._prepare(spec)
+
+    def _found(self, spec: Account, account: str, record: Record | None) -> Entry | None:
+        """What a row of the store is worth under this config; None: room must be made for first tokens."""
+        held = record.tokens if record is not None else None
+        ours = record is not None and record.bound_to == spec.bound_to
+        if traits_of(spec).person:
+            if record is None or held is None:
+                raise not_logged_in(account)
+            return self._put(
+                record, held
+            )  # another registration's, too: only a person may say what becomes of it
+        if record is not None and held is not None and ours:
+            return self._put(record, held)
+        if account != spec.name:
+            raise no_logins(spec)
+        if record is not None and held is not None and is_login(record.bound_to):
+            self._census.restate(account, State.MISCONFIGURED)
+            raise login_in_the_way(account)
+        return (
+            self._put(record, _nothing_yet(record, self._clock.now()))
+            if record is not None and ours
+            else None
+        )
 
     async def _load(self, account: str) -> Record | None:
         try:
@@ -378,6 +392,8 @@ class Source:
             record = await self._store.load(spec.name)
             if record is not None and record.bound_to == spec.bound_to:
                 return
+            if record is not None and record.tokens is not None and is_login(record.bound_to):
+                return  # only a logout drops it
             if record is not None and await self._store.forget(spec.name, standing=AT_EASE):
                 log.event(
                     _log, "account_forgotten", account=spec.name, detail="another grant or registration"
