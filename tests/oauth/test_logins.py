@@ -17,6 +17,7 @@ from tests.simulators import (
     PlainProvider,
     Provider,
 )
+from tokenproxy.core.login import Why
 from tokenproxy.core.provider import (
     PKCE,
     Callback,
@@ -31,6 +32,7 @@ from tokenproxy.errors import (
     UnknownAccountError,
     UnknownLoginError,
 )
+from tokenproxy.oauth.landings import ENDINGS, landing
 
 KEY = "app-key-0123456789abcdef"
 
@@ -432,7 +434,10 @@ async def test_a_provider_that_cannot_be_reached_has_seen_no_code() -> None:
         address = await house.returned(login)
         provider.refuse_connections = True
 
-        assert (await house.land(address)).code == "provider_unavailable"
+        page = await house.land(address)
+
+        assert page.code == "provider_unavailable"
+        assert "(the provider cannot be reached)" in page.detail
         assert provider.token_calls == 0
 
 
@@ -485,6 +490,17 @@ async def test_what_cannot_begin_says_why() -> None:
                 with pytest.raises(BadLoginError):
                     await house.begun(name, **asked)
             assert len(house.desk._attempts) == 0
+
+
+async def test_every_end_has_its_words() -> None:
+    """A title, a sentence and what to do; none shows what it is filled with twice, or a brace."""
+    for code in ENDINGS:
+        page = landing(code, account="books/anna", said="no")
+        assert page.title
+        assert page.detail.endswith("(The provider said: no)")
+        assert not {"{", "}"} & set(page.title + page.detail)
+    assert {why.value for why in Why} <= ENDINGS.keys()
+    assert "[accounts.books]" in landing("misconfigured", account="books/anna").detail
 
 
 async def test_so_many_logins_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -558,14 +574,27 @@ async def test_what_is_captured_is_kept_for_the_app_and_exchanged_by_nobody() ->
             login = await house.begun("books/anna")
             address = await house.returned(login)
 
-            assert (await house.land(address)).code == "success"
+            page = await house.land(address)
 
+            assert (page.code, page.title) == ("success", "Done")
             kept = await house.store.store.state("books/anna")
             code = dict(parse_qsl(urlsplit(address).query))["code"]
             assert (kept["oauth2/mytoken"].value, kept["oauth2/mytoken"].backend) == (code, True)
             assert kept["oauth2/mytoken/verifier"].backend
             status = await house.desk.status(login["id"])
             assert (status["state"], provider.token_calls) == ("success", 0)
+
+
+async def test_a_capture_finds_no_account_that_the_config_has_dropped() -> None:
+    async with PlainProvider() as provider:
+        accounts = {"books": replace(account_at(provider), capture="oauth2/mytoken")}
+        async with Reception(provider, accounts=accounts) as house:
+            login = await house.begun("books/anna")
+            address = await house.returned(login)
+            del house.accounts["books"]
+
+            assert (await house.land(address)).code == "registration_changed"
+            assert await house.store.store.state("books/anna") == {}
 
 
 async def test_a_capture_that_the_store_refuses_is_told() -> None:

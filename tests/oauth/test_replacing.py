@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from tests.oauth.modern import registered, server
-from tests.oauth.reception import PUBLIC, Reception
+from tests.oauth.reception import Reception
 from tests.simulators import AskaraProvider, FakeClock, PlainProvider
 from tests.simulators.modern import ModernServer
 from tokenproxy.core.provider import AnswerFields, Callback, Revoke
@@ -121,6 +121,7 @@ def revocable(at: ModernServer) -> Any:
     return registered(
         at,
         authorize_url=f"{at.issuer}/authorize",
+        par_url=f"{at.issuer}/par",
         revoke=Revoke(url=f"{at.issuer}/revoke"),
         callback=Callback(),
     )
@@ -128,11 +129,6 @@ def revocable(at: ModernServer) -> Any:
 
 def modern_house(at: ModernServer, clock: FakeClock) -> Reception:
     return Reception(cast("Any", at), accounts={"books": revocable(at)}, clock=clock)
-
-
-def landing_of(login: dict[str, Any]) -> str:
-    state = login["authorize_url"].partition("&state=")[2].partition("&")[0]
-    return f"{PUBLIC}/callback/books?code=any&state={state}"
 
 
 async def test_tokens_of_another_identity_that_were_not_wanted_are_revoked() -> None:
@@ -144,7 +140,7 @@ async def test_tokens_of_another_identity_that_were_not_wanted_are_revoked() -> 
         await house.reload_provider(answer=AnswerFields(identity=("sub",)))
         await house.put(TokenSet("anna's", "anna's-refresh", identity="anna"))
         login = await house.begun()
-        assert (await house.land(landing_of(login))).code == "question"
+        assert (await house.land(await house.returned(login))).code == "question"
 
         await house.desk.cancel(login["id"])
         await house.all_done()
@@ -160,7 +156,7 @@ async def test_tokens_that_may_be_the_kept_login_s_own_grant_are_only_dropped() 
     async with server("client_secret_post", clock) as at, modern_house(at, clock) as house:
         await house.put(TokenSet("somebody's", "somebody's-refresh"))
         login = await house.begun()
-        assert (await house.land(landing_of(login))).code == "question"
+        assert (await house.land(await house.returned(login))).code == "question"
 
         await house.desk.cancel(login["id"])
         await house.all_done()
@@ -169,13 +165,29 @@ async def test_tokens_that_may_be_the_kept_login_s_own_grant_are_only_dropped() 
         assert at.complaints == []
 
 
+async def test_a_question_that_the_end_of_the_program_overtakes_is_a_no() -> None:
+    clock = FakeClock()
+    async with (
+        server("client_secret_post", clock, extra={"sub": "bob"}) as at,
+        modern_house(at, clock) as house,
+    ):
+        await house.reload_provider(answer=AnswerFields(identity=("sub",)))
+        await house.put(TokenSet("anna's", "anna's-refresh", identity="anna"))
+        assert (await house.land(await house.returned(await house.begun()))).code == "question"
+
+        await house.desk.close()
+
+        assert (at.calls["revoke"], at.issued[-1].live) == (1, False)
+        assert (await house.kept()).identity == "anna"
+
+
 async def test_tokens_that_the_store_did_not_take_are_revoked() -> None:
     clock = FakeClock()
     async with server("client_secret_post", clock) as at, modern_house(at, clock) as house:
         house.store.failing["adopt"] = 1
         login = await house.begun()
 
-        assert (await house.land(landing_of(login))).code == "store_failed"
+        assert (await house.land(await house.returned(login))).code == "store_failed"
         await house.all_done()
 
         assert (at.calls["revoke"], at.issued[-1].live) == (1, False)
@@ -201,7 +213,8 @@ async def test_a_login_whose_request_is_pushed_and_whose_tokens_are_bound_to_a_k
             opened = await house.desk.open(login["id"], browser="mine")
             assert opened != login["authorize_url"]  # good for one minute, so another one
 
-            address = f"{PUBLIC}/callback/books?code=any&state={pushed['state']}"
+            address = await house.consent(opened)
+            assert pushed["state"] in address
             assert (await house.land(address, browser="mine")).code == "success"
 
             kept = await house.kept()

@@ -55,6 +55,8 @@ class Login:
     """A key of ``landings.ENDINGS``."""
     said: str = ""
     """What the provider said."""
+    why: str = ""
+    """What else is known of the end."""
     question: str = ""
     tokens: TokenSet | None = field(default=None, repr=False)
     """Issued, and waiting for a yes to the question."""
@@ -95,10 +97,10 @@ class Login:
         self.expires_at = now + LIFE
         self._happened()
 
-    def end(self, state: str, error: str = "", said: str = "") -> TokenSet | None:
+    def end(self, state: str, error: str = "", said: str = "", why: str = "") -> TokenSet | None:
         """The end; gives tokens that nobody wants now."""
         left, self.tokens = self.tokens, None
-        self.state, self.error, self.said, self.question = state, error, said, ""
+        self.state, self.error, self.said, self.why, self.question = state, error, said, why, ""
         self._happened()
         return left
 

@@ -9,6 +9,7 @@ from typing import Final
 from tokenproxy.core.account import Event, Reason
 from tokenproxy.core.interfaces import Landing
 from tokenproxy.core.login import Why
+from tokenproxy.core.provider import table_of
 from tokenproxy.core.replies import Failure
 
 
@@ -17,13 +18,16 @@ class Ending:
     status: int
     title: str
     sentence: str
-    """What happened and what to do; may hold ``{account}``, which strangers' landings leave out."""
+    """What happened and what to do; may hold ``{account}`` and ``{table}``, which strangers' landings leave out."""
 
 
 _AGAIN: Final = "Nothing was stored; begin the login again."
 
 ENDINGS: Final[Mapping[str, Ending]] = {
     "success": Ending(200, "Logged in", "Account {account} is logged in; this page can be closed."),
+    "captured": Ending(
+        200, "Done", "What the provider sent is kept for the app that asked; this page can be closed."
+    ),
     "question": Ending(
         200, "One question", "Answer it where the login was begun; nothing is replaced before that."
     ),
@@ -84,7 +88,7 @@ ENDINGS: Final[Mapping[str, Ending]] = {
     "misconfigured": Ending(
         502,
         "The provider refuses our registration",
-        "Correct [accounts.{account}], then begin the login again; nothing was stored.",
+        "Correct [accounts.{table}], then begin the login again; nothing was stored.",
     ),
     "provider_unavailable": Ending(
         502, "The provider gives no token now", f"Account {{account}} was not logged in. {_AGAIN}"
@@ -117,12 +121,12 @@ ENDINGS: Final[Mapping[str, Ending]] = {
 }
 
 
-def landing(code: str, *, account: str = "", said: str = "", return_to: str = "") -> Landing:
-    """The page for an end; ``said`` is the provider's own word, cleaned."""
+def landing(code: str, *, account: str = "", said: str = "", why: str = "", return_to: str = "") -> Landing:
+    """The page for an end; ``said`` is the provider's own word, cleaned, ``why`` a phrase of ours."""
     ending = ENDINGS[code]
-    detail = ending.sentence.format(account=account)
-    if said:
-        detail = f"{detail} (The provider said: {said})"
+    detail = ending.sentence.format(account=account, table=table_of(account))
+    if said or why:
+        detail += f" ({f'The provider said: {said}' if said else why})"
     return Landing(code, ending.title, detail, ending.status, return_to)
 
 

@@ -282,7 +282,10 @@ class LoginDesk:
         return callback_address(self._public_url, configured(self._accounts(), account))
 
     async def close(self, *, patience: float = PATIENCE) -> None:
-        """Let exchanges that were sent end and be stored; up to ``patience`` seconds."""
+        """Let exchanges that were sent end and be stored, and end what waits for a yes; up to ``patience`` seconds."""
+        for login in self._attempts:
+            if login.question:
+                self._outcomes.fail(login, "interrupted")
         await self._waiting.finish(patience=0)
         await self._outcomes.close(patience=patience)
 
@@ -413,13 +416,10 @@ class LoginDesk:
         if login.question:
             page = landing("question", account=login.account)
             return replace(page, detail=f"{login.question} {page.detail}")
-        code = login.error or "success"
-        return landing(
-            code,
-            account=login.account,
-            said=login.said,
-            return_to=login.return_to if code == "success" else "",
-        )
+        if login.error:
+            return landing(login.error, account=login.account, said=login.said, why=login.why)
+        kept = "captured" if login.attempt.account.capture else "success"
+        return replace(landing(kept, account=login.account, return_to=login.return_to), code="success")
 
     # -- a device --------------------------------------------------------------------------------------------------------
 

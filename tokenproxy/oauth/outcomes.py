@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from tokenproxy import log
+from tokenproxy.core.account import Event
 from tokenproxy.core.interfaces import Clock, StateValue, Store
 from tokenproxy.core.login import (
     Arrival,
@@ -113,9 +114,9 @@ class Outcomes:
         try:
             return await self._endpoint.run(exchange(attempt, brought, now=now), attempt.account)
         except NotSentError as error:
-            self.fail(login, "provider_unavailable", detail=str(error))
+            self.fail(login, _code_of(error), why=str(error))
         except AnswerLostError as error:
-            self.fail(login, "answer_lost", detail=str(error))
+            self.fail(login, "answer_lost", why=str(error))
         return None
 
     async def _receive(self, login: Login, answer: Answer, *sent: str) -> None:
@@ -147,8 +148,7 @@ class Outcomes:
     async def _adopt(self, login: Login, tokens: TokenSet) -> None:
         login.settling = True
         try:
-            spec = self._accounts().get(table_of(login.account))
-            if spec is None or spec.bound_to != login.bound_to:
+            if not self._still_meant(login):
                 self.fail(login, "registration_changed")
                 self._discard(login, tokens)
                 return
@@ -167,6 +167,9 @@ class Outcomes:
             kept[f"{spec.capture}/verifier"] = login.attempt.verifier
         login.settling = True
         try:
+            if not self._still_meant(login):
+                self.fail(login, "registration_changed")
+                return
             for path, value in reversed(kept.items()):
                 if not await self._store.put_state(login.account, path, StateValue(value, backend=True)):
                     self.fail(login, "state_full")
@@ -176,22 +179,27 @@ class Outcomes:
         else:
             self._succeed(login)
 
+    def _still_meant(self, login: Login) -> bool:
+        """Whether the config names the provider and client that the login was begun with."""
+        spec = self._accounts().get(table_of(login.account))
+        return spec is not None and spec.bound_to == login.bound_to
+
     def _succeed(self, login: Login) -> None:
         login.end("success")
         log.event(_log, "login_succeeded", account=login.account, login=login.short)
 
-    def fail(self, login: Login, code: str, *, said: str = "", detail: str = "") -> None:
-        """The end of an open attempt; nothing for one that has ended."""
+    def fail(self, login: Login, code: str, *, said: str = "", why: str = "", detail: str = "") -> None:
+        """The end of an open attempt; nothing for one that has ended. ``detail`` is for the log alone."""
         if not login.open:
             return
-        left = login.end("expired" if code == "expired" else "failed", code, said)
+        left = login.end("expired" if code == "expired" else "failed", code, said, why)
         log.event(
             _log,
             "login_failed",
             account=login.account,
             login=login.short,
             reason=code,
-            detail=detail or said or None,
+            detail=detail or why or said or None,
         )
         if left is not None:
             self._discard(login, left)
@@ -215,7 +223,12 @@ class Outcomes:
         flow = device_poll(login.attempt.account, device.device_code, now=now, dpop_key=device.dpop_key)
         try:
             answer = await self._endpoint.run(flow, login.attempt.account)
-        except (NotSentError, AnswerLostError):
+        except NotSentError as error:
+            if error.event is Event.PROVIDER_DOWN:
+                return Poll.UNANSWERED
+            self.fail(login, _code_of(error), why=str(error))
+            return None
+        except AnswerLostError:
             return Poll.UNANSWERED
         if isinstance(answer, Granted | Failure):
             await self._receive(login, answer, device.device_code)
@@ -224,6 +237,10 @@ class Outcomes:
             self.fail(login, "access_denied" if answer is Poll.DENIED else "expired")
             return None
         return answer
+
+
+def _code_of(error: NotSentError) -> str:
+    return "misconfigured" if error.event is Event.REGISTRATION_REFUSED else "provider_unavailable"
 
 
 async def apart(work: Callable[[], T], *, threaded: bool) -> T:
