@@ -59,6 +59,63 @@ def run(
     return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
 
+class Waiting:
+    """A command that waits for something, with a program before it: its standard input is a pipe."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.out = self.err = ""
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def until(self, text: str) -> str:
+        """Read messages until one holds ``text``; all of them."""
+        assert self._process.stderr is not None
+        async with asyncio.timeout(PATIENCE):
+            while text not in self.err:
+                piece = await self._process.stderr.read(65536)
+                assert piece, f"ended without {text!r}:\n{self.err}"
+                self.err += piece.decode()
+        return self.err
+
+    def give(self, text: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(text.encode())
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    async def ended(self) -> Ended:
+        async with asyncio.timeout(PATIENCE):
+            out, err = await self._process.communicate()
+        self.out, self.err = out.decode(), self.err + err.decode()
+        assert self._process.returncode is not None
+        return Ended(self._process.returncode, self.out, self.err)
+
+    async def close(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+            await self._process.communicate()
+
+
+@asynccontextmanager
+async def waiting(*words: str, env: Mapping[str, str] | None = None) -> AsyncIterator[Waiting]:
+    process = await asyncio.create_subprocess_exec(
+        *command_line(words),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(env),
+    )
+    command = Waiting(process)
+    try:
+        yield command
+    finally:
+        await command.close()
+
+
 class Terminal:
     """A command on a pseudo-terminal, with a person before it."""
 

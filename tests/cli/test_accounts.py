@@ -33,7 +33,7 @@ async def _life(setup: Setup, *, running: bool) -> None:
     empty = await setup.process("status")
     assert empty.code == 3
     assert "✗ not logged in" in empty.out
-    assert f"To fix books:  tokenproxy import books --config {setup.config} < answer.json" in empty.out
+    assert f"To fix books:  tokenproxy login books --config {setup.config} " in empty.out
     assert ("serve is not running" in empty.err) is not running
 
     imported = await setup.process("import", "books", given=json.dumps(setup.provider.new_grant()))
@@ -82,7 +82,7 @@ async def test_a_refused_grant_is_3_and_a_provider_that_is_down_is_4(setup: Setu
     assert "! degraded" in degraded.out
     assert "tried again once serve runs" in degraded.out
     assert refused.code == 3
-    assert "Next:  tokenproxy import books" in refused.err
+    assert "Next:  tokenproxy login books" in refused.err
     assert ended.code == 3
     assert "✗ login required" in ended.out
 

@@ -28,7 +28,8 @@ def test_from_options_to_a_config_that_checks(tmp_path: Path, here: Here) -> Non
     assert ended.code == 0, ended.err
     assert "wrote  config.toml" in ended.out
     assert "mode 0600. Keep a copy" in ended.out
-    assert ended.out.endswith("Next:  tokenproxy import books < answer.json\n       tokenproxy serve\n")
+    assert "Register this address: http://127.0.0.1:9100/callback/books " in ended.out
+    assert ended.out.endswith("Next:  tokenproxy login books\n       tokenproxy serve\n")
     assert loaded.accounts["books"].registration.client_id == "cl_pub_1234"
     assert loaded.routes[0].upstream.host == "api-staging.deskera.xyz"
     assert mode(tmp_path / "config.toml") == mode(tmp_path / "tokenproxy.key") == 0o600
@@ -146,7 +147,7 @@ def test_step_by_step(tmp_path: Path) -> None:
     loaded = config.load(tmp_path / "config.toml", {})
 
     assert ended.code == 0
-    assert "Next:  tokenproxy import roster < answer.json" in ended.out
+    assert "Next:  tokenproxy login roster" in ended.out
     assert SECRET not in ended.out
     assert SECRET not in (tmp_path / "config.toml").read_text()
     assert mode(tmp_path / "roster.secret") == 0o600

@@ -66,7 +66,7 @@ def test_completion_knows_commands_accounts_and_presets(tmp_path: Path) -> None:
         return [each.partition(",")[2] for each in ended.out.split()]
 
     assert completed("tokenproxy re") == ["refresh", "rebind", "reload"]
-    assert completed("tokenproxy lo") == ["logout"]
+    assert completed("tokenproxy lo") == ["login", "logout"]
     assert completed("tokenproxy refresh ") == ["crm"]
     assert completed("tokenproxy refresh --config other.toml p") == ["payroll"]
     assert completed("tokenproxy init desk") == ["deskera", "deskera-live", "deskpro"]
@@ -90,7 +90,7 @@ def test_completion_scripts_call_the_program(shell: str, here: Here) -> None:
         (("status", "--jsn"), "No such option '--jsn'", "tokenproxy status --help"),
         (("refresh",), "Missing argument 'ACCOUNT'", "tokenproxy refresh --help"),
         (("demo", "--port", "99999"), "99999", "tokenproxy demo --help"),
-        (("login", "crm", "--device"), "login is not in this version yet", "tokenproxy import"),
+        (("login", "--device"), "Missing argument 'ACCOUNT'", "tokenproxy login --help"),
         (("store", "backup"), "store is not in this version yet", "tokenproxy status"),
         (("doctor", "--help"), "doctor is not in this version yet", "tokenproxy check"),
         (("status", "--config", "missing.toml"), "missing.toml: cannot be read", "tokenproxy init"),
@@ -177,6 +177,7 @@ def test_verbose_shows_where_an_error_came_from(tmp_path: Path) -> None:
     ("step", "with_config"),
     [
         ("tokenproxy import crm/anna < answer.json", "tokenproxy import crm/anna --config c < answer.json"),
+        ("tokenproxy login crm   (or: tokenproxy import crm < x)", "tokenproxy login crm --config c   (or: tokenproxy import crm --config c < x)"),
         ("tokenproxy rebind crm   (only if it is the same)", "tokenproxy rebind crm --config c   (only if it is the same)"),
         ("correct [accounts.crm], then: tokenproxy reload", "correct [accounts.crm], then: tokenproxy reload --config c"),
         ("tokenproxy key rotate makes a new key in it", "tokenproxy key rotate --config c makes a new key in it"),

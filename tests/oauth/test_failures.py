@@ -58,7 +58,7 @@ async def test_a_grant_that_is_over_needs_a_person(error: Any) -> None:
             with pytest.raises(LoginRequiredError) as refused:
                 await house.source.current("books")
             assert refused.value.reason == "refused"
-            assert "tokenproxy import books" in refused.value.next_step
+            assert "tokenproxy login books" in refused.value.next_step
             assert isinstance(await failure(house, first), LoginRequiredError)
             await house.clock.advance(86400)
         await house.reload(registration=Registration(client_id=provider.client_id, client_secret="new"))

@@ -376,7 +376,7 @@ async def test_a_status_in_words_and_without_secrets() -> None:
     async with DeskeraProvider() as provider, House(provider) as house:
         fresh = await house.operator.status("books")
         assert (fresh["state"], fresh["live"], fresh["generation"]) == ("new", False, 0)
-        assert fresh["next_step"].startswith("tokenproxy import books")
+        assert fresh["next_step"].startswith("tokenproxy login books")
         await house.login(expires_in=3600)
         status = await house.operator.status("books")
         assert status["expires_at"] == "2026-03-01T13:00:00Z"

@@ -203,7 +203,7 @@ async def test_a_login_that_is_over_says_so_and_an_import_mends_it(tmp_path: Pat
 
             assert provider.token_calls == 1
             assert code == 3
-            assert "tokenproxy import books" in out
+            assert "tokenproxy login books" in out
             await imported(config, "books", provider.new_grant())
             async with caller.get(f"{serve.url}/books/x") as answer:
                 assert answer.status == 200

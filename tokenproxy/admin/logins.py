@@ -272,14 +272,9 @@ def _clean(request: web.Request) -> str:
 
 
 def _tail(address: str) -> str:
-    """
-    What follows the path of an address.
-
-    It ends in a ``#`` where nothing was after one: the page has looked, and is not to be asked again.
-    """
+    """What follows the path of an address."""
     found = re.search(r"[?#]", address)
-    tail = address[found.start() :] if found else ""
-    return tail if "#" in tail else f"{tail}#"
+    return address[found.start() :] if found else ""
 
 
 def _told(found: Landing) -> web.Response:

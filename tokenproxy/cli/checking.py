@@ -37,16 +37,15 @@ def check(call: Call) -> int:
 
 
 def _beyond_the_file(config: Config) -> list[Problem]:
-    """What only shows when it is used: certificates, private keys, and the store's keys."""
+    """What only shows when it is used: certificates, and the store's keys."""
     from tokenproxy import app
     from tokenproxy import config as configs
 
     problems = []
-    for check in (app.check_tls, app.check_keys):
-        try:
-            check(config)
-        except TokenproxyError as error:
-            problems.append(Problem("", error.message))
+    try:
+        app.check_tls(config)
+    except TokenproxyError as error:
+        problems.append(Problem("", error.message))
     path = config.store.keys[0].path
     if len(config.store.keys) == 1 and path is not None and not path.exists():
         if config.store.path.exists():
@@ -80,6 +79,7 @@ def _doubts(call: Call, config: Config) -> Iterator[Problem]:
 def _report(call: Call, config: Config | None, problems: Sequence[Problem]) -> int:
     warnings = [*config.warnings, *_doubts(call, config)] if config is not None else []
     code = WRONG if problems else 0
+    callbacks = callback_addresses(config) if config is not None else {}
     if call.json:
         call.out.json(
             {
@@ -87,6 +87,7 @@ def _report(call: Call, config: Config | None, problems: Sequence[Problem]) -> i
                 "ok": not problems,
                 "problems": [asdict(each) for each in problems],
                 "warnings": [asdict(each) for each in warnings],
+                "callbacks": callbacks,
             }
         )
         return code
@@ -100,6 +101,8 @@ def _report(call: Call, config: Config | None, problems: Sequence[Problem]) -> i
             f"{call.config}   {counted(len(config.accounts), 'account')}, {counted(len(config.routes), 'route')}"
         )
         _routes(call, config)
+        for account, address in callbacks.items():
+            call.out.say(f"  Register this address: {address}   (account {account}, at its provider)")
     if warnings:
         out.result(f"{out.mark('warn')} {counted(len(warnings), 'warning')}")
         for line in problem_lines(asdict(each) for each in warnings):
@@ -107,6 +110,21 @@ def _report(call: Call, config: Config | None, problems: Sequence[Problem]) -> i
     if problems:
         out.say("Nothing was changed. Settings: docs/config.md")
     return code
+
+
+def callback_addresses(config: Config) -> dict[str, str]:
+    """Account -> the address to register at its provider, where a browser logs it in and the address is known."""
+    from tokenproxy.core.login import callback_address
+    from tokenproxy.core.provider import AUTHORIZATION_CODE, IMPLICIT
+
+    if config.admin.public_url.endswith(":0"):  # any free port, known when it is taken
+        return {}
+    return {
+        name: callback_address(config.admin.public_url, account)
+        for name, account in config.accounts.items()
+        if account.grant in {AUTHORIZATION_CODE, IMPLICIT}
+        and (account.provider.authorize_url or account.provider.issuer)
+    }
 
 
 def _routes(call: Call, config: Config) -> None:

@@ -53,7 +53,7 @@ class Told:
 
 
 _STEP: Final = re.compile(
-    r"tokenproxy (?:key (?:new|rotate)|(?:import|refresh|logout|rebind) [\w@./-]+|status(?: [\w@./-]+)?|serve|check|init|reload)\b"
+    r"tokenproxy (?:key (?:new|rotate)|(?:login|import|refresh|logout|rebind) [\w@./-]+|status(?: [\w@./-]+)?|serve|check|init|reload)\b"
 )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from tokenproxy.cli import peek
 from tokenproxy.cli.catalogue import PresetName, matching
 from tokenproxy.cli.command import CONFIG, KEEP_A_COPY, Call, UnusableError, command, shown
 from tokenproxy.cli.present import counted, table
@@ -365,13 +366,45 @@ def _next(call: Call, answers: Answers, text: str, folder: Path) -> list[str]:
         lines.append(
             f"{call.out.mark('warn')} put the client secret into {shown(folder / missing[1])}, mode 0600"
         )
+    steps = ["tokenproxy check"] if lines else []
+    if address := _callback_address(answers, text):
+        lines.append(f"Register this address: {address}   (at the provider)")
     lines += [""]
-    steps = ["tokenproxy check"] if lines[:-1] else []
-    steps += [f"tokenproxy import {answers.name} < answer.json", "tokenproxy serve"]
+    steps += [*_login_steps(answers, text), "tokenproxy serve"]
     return [
         *lines,
         *(f"{'Next:' if not number else '':<6} {call.step(step)}" for number, step in enumerate(steps)),
     ]
+
+
+def _grant(text: str) -> str:
+    found = re.search(r'(?m)^grant = "(\w+)"', text)
+    return found[1] if found else "authorization_code"
+
+
+def _login_steps(answers: Answers, text: str) -> list[str]:
+    """How the account comes to its first tokens: by a login, by an import where there is no page for one, or by itself."""
+    from tokenproxy.core.provider import LOGIN_GRANTS
+
+    if _grant(text) not in LOGIN_GRANTS:
+        return []
+    if answers.provider is None and "authorize_url" not in text:
+        return [f"tokenproxy import {answers.name} < answer.json"]
+    return [f"tokenproxy login {answers.name}"]
+
+
+def _callback_address(answers: Answers, text: str) -> str:
+    """Where a browser comes back to; "" where none does."""
+    from tokenproxy import config
+    from tokenproxy.core.login import callback_address
+    from tokenproxy.core.provider import DEVICE_CODE, Account, Provider, Registration
+
+    if _login_steps(answers, text) != [f"tokenproxy login {answers.name}"] or _grant(text) == DEVICE_CODE:
+        return ""
+    own = Provider(name=answers.name, token_url="")
+    provider = config.presets()[answers.provider].provider if answers.provider else own
+    account = Account(name=answers.name, provider=provider, registration=Registration(client_id=""))
+    return callback_address(f"http://{peek.DEFAULT_ADMIN}", account)
 
 
 def _create(path: Path, text: str, *, force: bool) -> None:

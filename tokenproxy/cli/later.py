@@ -10,7 +10,6 @@ import click
 from tokenproxy.errors import TokenproxyError
 
 INSTEAD: Final[Mapping[str, str]] = {
-    "login": "tokenproxy import ACCOUNT < answer.json",
     "doctor": "tokenproxy check",
     "logs": "tokenproxy status",
     "explain": "tokenproxy check, and docs/config.md for every setting",

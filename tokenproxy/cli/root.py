@@ -21,6 +21,7 @@ from tokenproxy.cli.demo import demo
 from tokenproxy.cli.initial import init
 from tokenproxy.cli.keys import key
 from tokenproxy.cli.later import LATER
+from tokenproxy.cli.login import login
 from tokenproxy.cli.present import counted, problem_lines
 from tokenproxy.cli.serving import healthcheck, reload, serve
 from tokenproxy.errors import AccountError, ConfigError, TokenproxyError
@@ -54,7 +55,7 @@ def program() -> None:
     \b
       tokenproxy demo                        see it work, nothing needed
       tokenproxy init deskera                write a config and a key
-      tokenproxy import books < answer.json  hand in the provider's token answer
+      tokenproxy login books                 log in, once
       tokenproxy serve                       run
       tokenproxy status                      what is logged in, until when, what to do
     """  # noqa: D301 - \b is click's
@@ -64,6 +65,7 @@ for each in (
     demo,
     init,
     check,
+    login,
     import_,
     serve,
     status,

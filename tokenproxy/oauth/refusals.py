@@ -60,9 +60,9 @@ def sentence(account: str, standing: Standing) -> str:
 def next_step(account: str, standing: Standing) -> str:
     """The one command for a person; "" where it mends by itself."""
     if standing.reason is Reason.REGISTRATION_CHANGED:
-        return f"tokenproxy rebind {account}   (only if it is the same provider and client), or import new tokens"
+        return f"tokenproxy rebind {account}   (only if it is the same provider and client), else: tokenproxy login {account}"
     if standing.state in {State.LOGIN_REQUIRED, State.NEW}:
-        return f"tokenproxy import {account} < answer.json"
+        return f"tokenproxy login {account}   (or: tokenproxy import {account} < answer.json)"
     if standing.reason is Reason.GRANT_CHANGED:
         table = account.partition("/")[0]
         return f"tokenproxy logout {account}   (to drop the login), or give [accounts.{table}] its grant back"
