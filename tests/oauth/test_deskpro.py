@@ -131,3 +131,17 @@ async def test_what_is_captured_waits_for_the_app_s_own_exchange() -> None:
         assert (path, kept[path].backend, len(kept[path].value)) == ("oauth2/mytoken", True, 20)
         assert provider.token_calls == 0
         assert await house.store.store.state("books") == {}
+
+
+async def test_logging_out_drops_what_was_captured() -> None:
+    """Such a login has no row of its own, and no less to forget; nor does anybody have to log it in."""
+    async with DeskproProvider() as provider, house_of(provider, capture="oauth2/mytoken") as house:
+        login = await house.begun("books/anna")
+        await house.land(await house.returned(login))
+
+        before = await house.operator.status("books/anna")
+        after = await house.operator.logout("books/anna")
+
+        assert (before["state"], before["next_step"]) == (after["state"], after["next_step"]) == ("ok", "")
+        assert await house.store.store.state("books/anna") == {}
+        assert await house.store.store.summaries() == []

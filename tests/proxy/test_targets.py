@@ -147,8 +147,10 @@ async def test_the_method_is_the_request_s_own_where_nothing_is_said() -> None:
     async with desk(b"", {"methods": frozenset({"POST"})}, {"methods": frozenset({"GET"})}) as d:
         await d.ask(f"{d.url}/api/a", b"Content-Type: text/plain", body=b"x")
         await d.ask(f"{d.url}/api/b", outer=b"GET")
+        await d.ask(f"{d.url}/api/c", b"Content-Type: text/plain", method="GET")
 
-        first, second = d.s.upstream.seen
+        first, second, third = d.s.upstream.seen
+        assert (third.line, third.values(b"content-type")) == (b"GET /api/c HTTP/1.1", [])
         assert (first.line, first.values(b"content-type")) == (b"POST /api/a HTTP/1.1", [b"text/plain"])
         assert (second.line, second.values(b"content-length")) == (b"GET /api/b HTTP/1.1", [])
 

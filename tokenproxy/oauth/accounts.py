@@ -123,7 +123,7 @@ class OperatorAccounts:
             summary = None  # another registration's: the first use obtains anew
         if person and summary is not None and not summary.has_tokens and summary.bound_to != spec.bound_to:
             summary = None  # what a machine left behind says nothing about a login
-        start = Standing() if person or left else AT_EASE
+        start = Standing() if (person and not spec.capture) or left else AT_EASE
         standing = entry.standing if entry else summary.standing if summary else start
         if summary is not None and summary.has_tokens and summary.bound_to != spec.bound_to:
             standing = Standing(State.LOGIN_REQUIRED, Reason.REGISTRATION_CHANGED, since=standing.since)

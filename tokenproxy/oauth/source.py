@@ -612,6 +612,9 @@ class Source:
     async def _forget(self, account: str) -> Record | None:
         record = await self._store.load(account)
         if record is None:
+            # One that only captures has state and no row.
+            if await self._store.forget(account, standing=Standing()):
+                log.event(_log, "account_forgotten", account=account)
             return None
         entry = self._entries.get(account)
         if entry is not None and entry.unstored is not None:  # what the store has is spent

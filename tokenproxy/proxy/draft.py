@@ -138,12 +138,12 @@ def _meant(lane: Lane, name: bytes, value: bytes) -> bool:
 
 
 def form(
-    lane: Lane, method: str, fields: Fields, nominated: frozenset[bytes]
+    lane: Lane, method: str, fields: Fields, nominated: frozenset[bytes], *, bodied: bool
 ) -> tuple[Lane, str, Draft, bool]:
     """
     The request that ``X-Proxy-*`` fields describe: its lane, method and draft, and whether it brings its own credential.
 
-    Raises ``ProblemError`` where they say nothing sensible or nothing allowed.
+    ``bodied``: it has a body, which the fields of the request itself may describe. Raises ``ProblemError`` where they say nothing sensible or nothing allowed.
     """
     said: dict[bytes, bytes] = {}
     outside: Fields = []
@@ -153,7 +153,11 @@ def form(
             if one in said:
                 raise bad_request("The request has one of the X-Proxy fields twice.")
             said[one] = value
-        elif one in _PASSED_OUTSIDE and name.lower() not in nominated:
+        elif (
+            one in _PASSED_OUTSIDE
+            and name.lower() not in nominated
+            and (bodied or not one.startswith(b"content-"))
+        ):
             outside.append((name, value))
     if URL not in said:
         raise bad_request("The request has no X-Proxy-Url, and this route takes no others.")

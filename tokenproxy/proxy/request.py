@@ -230,7 +230,8 @@ class Gate:
         chunked = bool(encodings)
         expects = expect is not None and version == HttpVersion11 and payload is not EMPTY_PAYLOAD
         if lane.drafted:
-            request = _drafted(lane, account, method, rest, fields, nominated, origin)
+            bodied = payload is not EMPTY_PAYLOAD
+            request = _drafted(lane, account, method, rest, fields, nominated, origin, bodied=bodied)
         else:
             if routed or nominated:
                 fields = _without(fields, lane.dropped, nominated)
@@ -305,6 +306,8 @@ def _drafted(  # noqa: PLR0917 - what the gate has found out so far
     fields: list[tuple[bytes, bytes]],
     nominated: frozenset[bytes],
     origin: bytes | None,
+    *,
+    bodied: bool,
 ) -> Request:
     if not lane.targets:
         draft, own = plain(lane, target, fields, nominated)
@@ -315,7 +318,7 @@ def _drafted(  # noqa: PLR0917 - what the gate has found out so far
             cors(origin) if origin is not None and origin.decode("latin-1").lower() in lane.origins else b""
         )
         try:
-            lane, method, draft, own = form(lane, method, fields, nominated)
+            lane, method, draft, own = form(lane, method, fields, nominated, bodied=bodied)
         except ProblemError as problem:
             problem.cors = lines
             raise
