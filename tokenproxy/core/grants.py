@@ -14,6 +14,7 @@ from typing import Final
 
 from tokenproxy.core.account import Event, Reason
 from tokenproxy.core.assertions import grant_assertion
+from tokenproxy.core.places import place_of
 from tokenproxy.core.provider import ACCESS_TOKEN, AUTHORIZATION_CODE, DEVICE_CODE, IMPLICIT, Account
 from tokenproxy.core.replies import (
     Answer,
@@ -147,11 +148,15 @@ def refresh_token(ask: Ask) -> Flow[Answer]:
     if provider.refresh_scope and held.scope_asked:
         params["scope"] = held.scope_asked
     params |= provider.refresh_params
+    try:
+        url = place_of(provider.refresh_url or provider.token_url, provider, held.captured)
+    except ValueError as wrong:
+        return Failure(Event.REGISTRATION_REFUSED, Reason.REQUEST_REFUSED, str(wrong))
     key = yield from proof_key(ask.account, held)
     reply = yield from asked(
         for_refresh(ask.account),
         params,
-        url=provider.refresh_url or provider.token_url,
+        url=url,
         now=ask.now,
         dpop_key=key,
     )

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from tokenproxy.core.account import Event, Reason, Standing, State
 from tokenproxy.core.expressions import LONGEST_TEXT, caught
+from tokenproxy.core.places import place_of
 from tokenproxy.core.provider import (
     DEVICE_CODE,
     IMPLICIT,
@@ -280,8 +281,12 @@ def exchange(attempt: Attempt, brought: Caught, *, now: datetime) -> Flow[Answer
         "code_verifier": "" if provider.pkce is PKCE.NONE else attempt.verifier,
         **provider.exchange_params,
     }
+    try:
+        url = place_of(provider.token_url, provider, brought.captured)
+    except ValueError as wrong:
+        return Failure(Event.REGISTRATION_REFUSED, Reason.REQUEST_REFUSED, str(wrong))
     key = yield from proof_key(account)
-    reply = yield from asked(account, params, url=provider.token_url, now=now, dpop_key=key)
+    reply = yield from asked(account, params, url=url, now=now, dpop_key=key)
     answer = read_answer(reply, provider=provider, asked_at=now, scope_asked=account.scope, dpop_key=key)
     if isinstance(answer, Granted) and not _fits(attempt, reply):
         return Failure(Event.REFUSED, Reason.BAD_ANSWER, "the id token belongs to another login (its nonce)")

@@ -318,7 +318,8 @@ class Provider:
         The issuer's where its metadata names the endpoint: whom we trust is then the issuer.
         """
         refresh = "" if "{" in self.refresh_url else self.refresh_url  # captured: checked when it came
-        return origin_of(refresh or self.token_url or self.issuer)
+        url = refresh or self.token_url or self.issuer
+        return origin_of(f"https://{url}" if url.startswith("{") else url)  # so must be what fills it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

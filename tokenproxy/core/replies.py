@@ -339,7 +339,7 @@ def captured_value(name: str, value: str, hosts: Iterable[str]) -> str:
     """
     value = value.strip()
     if "://" not in value:
-        if not _PLAIN.fullmatch(value):
+        if not _PLAIN.fullmatch(value) or not value.strip("."):  # dots alone would climb in a path
             raise ValueError(f"{name} in the answer is no plain word")
         if _HOST.fullmatch(value) and not _listed(value.lower(), hosts):
             raise ValueError(
@@ -347,7 +347,7 @@ def captured_value(name: str, value: str, hosts: Iterable[str]) -> str:
             )
         return value
     address = _ADDRESS.fullmatch(value)
-    if address is None or ".." in address["path"].split("/"):
+    if address is None or {".", ".."} & set(address["path"].split("/")):
         raise ValueError(f"{name} in the answer is no plain https address")
     scheme, host, port = address["scheme"].lower(), address["host"].lower(), address["port"]
     plain = scheme == "http" or port not in {None, "443"}

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import quote
 
+from tokenproxy.core.places import place_of
 from tokenproxy.core.provider import EMPTY, Account, ClientAuth, Revoke, TokenBody
 from tokenproxy.core.replies import Reply, error_of
 from tokenproxy.core.steps import Flow, TokenRequest
@@ -34,9 +35,11 @@ def revocation(account: Account, tokens: TokenSet, *, now: datetime) -> Flow[boo
     token, kind = _chosen(revoke, tokens)
     if revoke is None or not token:
         return None
-    url = revoke.url.replace("{token}", quote(token, safe="")).replace(
-        "{client_id}", quote(account.registration.client_id, safe="")
-    )
+    ours = {"token": quote(token, safe=""), "client_id": quote(account.registration.client_id, safe="")}
+    try:
+        url = place_of(revoke.url, account.provider, tokens.captured, more=ours)
+    except ValueError:
+        return False
     params: dict[str, str] = {}
     if revoke.body != "none":
         params[revoke.parameter] = token

@@ -8,9 +8,11 @@ from datetime import datetime
 from typing import Final
 
 from tokenproxy.core.assertions import nonce_wanted, proof
-from tokenproxy.core.provider import Account, Validate
+from tokenproxy.core.places import place_of
+from tokenproxy.core.provider import Account
 from tokenproxy.core.replies import LARGEST_ANSWER, Reply
 from tokenproxy.core.steps import Flow, TokenRequest
+from tokenproxy.core.templates import filled
 from tokenproxy.core.token_request import USER_AGENT, as_form, asked, encode
 from tokenproxy.core.tokens import TokenSet
 
@@ -22,21 +24,23 @@ def liveness(account: Account, tokens: TokenSet, *, now: datetime) -> Flow[bool 
     validate = account.provider.validate
     if validate is None:
         return None
-    if validate.introspect:
-        return (yield from _introspected(account, validate, tokens, now=now))
-    request = validate_request(account, tokens)
+    try:
+        if validate.introspect:
+            url = place_of(validate.url, account.provider, tokens.captured)
+            return (yield from _introspected(account, url, tokens, now=now))
+        request = validate_request(account, tokens)
+    except ValueError:  # a login from before the profile said so
+        return None
     reply = yield from _proven(account, tokens, request, now=now)
     if reply.status in validate.ok:
         return True
     return False if reply.status in _DEAD else None
 
 
-def _introspected(
-    account: Account, validate: Validate, tokens: TokenSet, *, now: datetime
-) -> Flow[bool | None]:
+def _introspected(account: Account, url: str, tokens: TokenSet, *, now: datetime) -> Flow[bool | None]:
     """RFC 7662; an error is about us and not about the token, so that it means nothing."""
     params = {"token": tokens.access_token, "token_type_hint": "access_token"}
-    reply = yield from asked(as_form(account), params, url=validate.url, now=now)
+    reply = yield from asked(as_form(account), params, url=url, now=now)
     if reply.status != 200 or len(reply.body) > LARGEST_ANSWER:
         return None
     try:
@@ -70,27 +74,28 @@ def _proven(account: Account, tokens: TokenSet, request: TokenRequest, *, now: d
 
 
 def validate_request(account: Account, tokens: TokenSet) -> TokenRequest:
-    """The call that tells whether an access token lives (Deskera: GET with ``x-access-token``)."""
+    """
+    The call that tells whether an access token lives (Deskera: GET with ``x-access-token``).
+
+    Raises ``ValueError`` where the profile needs what no answer has brought.
+    """
     provider = account.provider
     if provider.validate is None:
         raise ValueError(f"{provider.name} has no validate call")
-    inject, url = provider.inject, provider.validate.url
+    inject, url = provider.inject, place_of(provider.validate.url, provider, tokens.captured)
     known = {
-        "access_token": tokens.access_token,
-        "client_id": account.registration.client_id,
         **account.vars,
         **tokens.captured,
+        "access_token": tokens.access_token,
+        "client_id": account.registration.client_id,
     }
     headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
-    headers |= {name: _filled(value, known) for name, value in inject.headers.items()}
-    if inject.query:
-        url += ("&" if "?" in url else "?") + encode({inject.query: tokens.access_token})
-    elif inject.header:
-        headers[inject.header] = _filled(inject.value, known)
+    try:
+        headers |= {name: filled(value, known) for name, value in inject.headers.items()}
+        if inject.query:
+            url += ("&" if "?" in url else "?") + encode({inject.query: tokens.access_token})
+        elif inject.header:
+            headers[inject.header] = filled(inject.value, known)
+    except KeyError as missing:
+        raise ValueError(f"a header holds {{{missing.args[0]}}}, which no answer has brought") from None
     return TokenRequest(provider.validate.method, url, headers, None)
-
-
-def _filled(template: str, known: dict[str, str]) -> str:
-    for name, value in known.items():
-        template = template.replace(f"{{{name}}}", value)
-    return template
