@@ -38,7 +38,7 @@ from tokenproxy.core.routes import RouteTable
 from tokenproxy.core.settings import TLSFiles
 from tokenproxy.errors import NotRunningError, StoreError, TokenproxyError
 from tokenproxy.metrics import Metrics
-from tokenproxy.oauth import scheduler
+from tokenproxy.oauth import scheduler, signer
 from tokenproxy.oauth.accounts import OperatorAccounts
 from tokenproxy.oauth.endpoint import Endpoint
 from tokenproxy.oauth.logins import LoginDesk
@@ -112,6 +112,7 @@ class App:
         log.count_into(self.metrics.log_events)
         _hide_secrets(config)
         check_tls(config)
+        check_keys(config)
         self.store = await _open_store(config.store, self._environ, self.metrics)
         self._stack.push_async_callback(self.store.close)
         self._take_admin_token(await asyncio.to_thread(admin_token, config))
@@ -246,6 +247,7 @@ class App:
                 reading = configs.begin(self.config.path, self._environ)
                 new = await asyncio.to_thread(reading.result)
                 check_tls(new)
+                check_keys(new)
                 token = await asyncio.to_thread(admin_token, new)
                 self._plane.swap(plane_settings(new))
             except TokenproxyError as error:
@@ -645,6 +647,21 @@ def check_tls(config: Config) -> None:
         named.setdefault(account.provider.tls, f"providers.{account.provider.name}.tls")
     for files, where in named.items():  # each once: the system's authorities alone take 25 ms
         tls_context(files, where=where)
+
+
+def check_keys(config: Config) -> None:
+    """Whether every private key in the config can sign what its provider wants. Raises ``TokenproxyError``."""
+    for account in config.accounts.values():
+        key, provider = account.registration.private_key, account.provider
+        if not key:
+            continue
+        try:
+            signer.check(key, provider.assertion.alg)
+        except signer.KeyUnusableError as error:
+            raise TokenproxyError(
+                f"accounts.{account.name}.private_key: {error}",
+                next_step=f"give a key for {provider.assertion.alg} as PEM or JWK, or set providers.{provider.name}.assertion.alg",
+            ) from None
 
 
 def restart_needed(old: Config, new: Config) -> list[str]:

@@ -333,6 +333,24 @@ async def test_the_fragment_page_s_post_is_handed_on(tcp: Running, logins: Desk)
     ]
 
 
+async def test_a_page_that_found_no_fragment_is_not_asked_again(tcp: Running, logins: Desk) -> None:
+    """A provider may answer with ``?error=...`` where its codes come after the ``#``."""
+    logins.in_fragment = True
+    logins.lands = Landing("provider_refused", "The provider said no", "Begin again.", 400)
+    address = f"http://{tcp.address}/callback/books?error=access_denied"
+
+    status, _, text = await ask(
+        tcp,
+        "/callback/books",
+        method="POST",
+        json={"address": address},
+        headers={"Origin": f"http://{tcp.address}", "Sec-Fetch-Site": "same-origin"},
+    )
+
+    assert (status, json.loads(text)["code"]) == (400, "provider_refused")
+    assert logins.landed[0]["address"] == f"{PUBLIC}/callback/books?error=access_denied#"
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

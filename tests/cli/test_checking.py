@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from joserfc.jwk import RSAKey
 
 from tests.cli.conftest import Here
 from tests.cli.program import command_line, environment, run
@@ -157,6 +158,26 @@ def test_a_certificate_that_is_none_is_found(tmp_path: Path, here: Here) -> None
 
     assert ended.code == 2
     assert "routes.crm.tls" in ended.out
+
+
+def test_a_private_key_that_signs_nothing_is_found(tmp_path: Path, here: Here) -> None:
+    """Not at the first renewal; and nothing of it is shown."""
+    config = (
+        '[accounts.crm]\nprovider = "acme"\nclient_id = "x"\nprivate_key = "file:client.key"\n'
+        '[providers.acme]\ntoken_url = "https://acme.example/token"\nclient_auth = "private_key_jwt"\n'
+        '[routes.crm]\nupstream = "https://api.acme.example"\naccount = "crm"\n'
+    )
+    (tmp_path / "config.toml").write_text(config)
+    key = tmp_path / "client.key"
+    key.write_text("-----BEGIN PRIVATE KEY-----\nhunter2hunter2\n-----END PRIVATE KEY-----\n")
+    key.chmod(0o600)
+    ended = here("check", env=ENV)
+
+    assert ended.code == 2
+    assert "accounts.crm.private_key: the private key cannot be read as one for RS256" in ended.out
+    assert "hunter2" not in ended.out + ended.err
+    key.write_text(RSAKey.generate_key(2048).as_pem(private=True).decode())
+    assert here("check", env=ENV).code == 0
 
 
 def test_a_missing_file_has_a_next_step(tmp_path: Path) -> None:

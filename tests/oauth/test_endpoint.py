@@ -14,7 +14,7 @@ import trustme
 from tests.oauth.house import profile, table
 from tests.simulators import AskaraProvider, DeskeraProvider, PlainProvider, TcpProxy, free_port
 from tests.simulators.clock import START
-from tokenproxy.core.grants import TokenRequest
+from tokenproxy.core.grants import Flow, TokenRequest
 from tokenproxy.core.replies import LARGEST_ANSWER, Reply
 from tokenproxy.core.settings import TLSFiles
 from tokenproxy.core.tokens import TokenSet
@@ -282,3 +282,20 @@ async def test_a_validate_call_that_cannot_be_reached_says_nothing(endpoint: End
         assert await endpoint.is_live(table(provider), TokenSet("a"), now=START) is None
         without = table(provider, provider=profile(provider, validate=None))
         assert await endpoint.is_live(without, TokenSet("a"), now=START) is None
+
+
+async def test_a_flow_that_asks_twice_is_done_in_the_time_of_one() -> None:
+    """Else a nonce would carry a renewal beyond its lease, and another process would send meanwhile."""
+
+    def twice(of: TokenRequest) -> Flow[Reply]:
+        yield of
+        return (yield of)
+
+    endpoint = Endpoint(tls_context, timeout=0.5)
+    async with PlainProvider() as provider:
+        provider.outage, provider.delay = 503, 0.3
+        of = request(provider.port)
+        with pytest.raises(AnswerLostError, match="in time"):
+            await endpoint.run(twice(of), table(provider))
+        assert provider.token_calls == 2
+    await endpoint.close()

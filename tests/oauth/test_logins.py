@@ -270,17 +270,16 @@ async def test_a_login_that_a_browser_began_ends_in_that_browser() -> None:
             await house.desk.open(good["id"], browser="another")
 
 
-async def test_a_posted_answer_comes_without_the_cookie() -> None:
-    """``SameSite=Lax`` keeps it back on a POST from another site; a wrong one is refused all the same."""
-    async with PlainProvider() as provider:
-        callback = Callback(mode=CallbackMode.FORM_POST)
-        async with Reception(provider, callback=callback) as house:
-            first, second = await house.begun(), await house.begun()
-            for login in (first, second):
-                await house.desk.open(login["id"], browser="mine")
+async def test_a_posted_answer_needs_the_cookie_as_well() -> None:
+    """``admin`` sends the browser to a page of ours first, with which it comes along."""
+    callback = Callback(mode=CallbackMode.FORM_POST)
+    async with PlainProvider() as provider, Reception(provider, callback=callback) as house:
+        first, second = await house.begun(), await house.begun()
+        for login in (first, second):
+            await house.desk.open(login["id"], browser="mine")
 
-            assert (await house.land(await house.returned(first), browser="other")).code == "other_browser"
-            assert (await house.land(await house.returned(second))).code == "success"
+        assert (await house.land(await house.returned(first))).code == "other_browser"
+        assert (await house.land(await house.returned(second), browser="mine")).code == "success"
 
 
 async def test_an_answer_late_by_ten_minutes_is_too_late() -> None:

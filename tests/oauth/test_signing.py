@@ -255,3 +255,26 @@ async def test_an_error_that_quotes_what_we_signed_shows_nothing(clock: FakeCloc
         shown = str(refused.value) + json.dumps(await house.operator.status("books"))
         assert "quoted: …" in shown
         assert not [secret for secret in (*at.secrets, PEM, key) if secret in shown]
+
+
+# -- captured addresses (oauth.md check 22) ----------------------------------------------------------------------------------
+
+
+async def test_an_instance_that_points_elsewhere_is_refused_and_the_login_kept(clock: FakeClock) -> None:
+    """Nobody is sent there; the rotated refresh token is stored all the same, and the next good answer mends it."""
+    async with server("client_secret_basic", clock) as at:
+        account = registered(
+            at, captured={"instance_url": ("instance_url",)}, captured_hosts=("*.crm.example",)
+        )
+        async with housed(at, clock, account) as house:
+            await house.login(instance_url="https://eu1.crm.example")
+            at.extra = {"instance_url": "https://eu1.crm.example.evil.example"}
+            with pytest.raises(MisconfiguredError, match="captured_hosts"):
+                await house.source.refresh("books")
+            kept = await house.kept()
+            assert kept.captured == {"instance_url": "https://eu1.crm.example"}
+            assert kept.refresh_token == at.issued[-1].refresh_token
+            at.extra = {"instance_url": "https://eu2.crm.example/"}
+            await house.source.refresh("books")
+            assert (await house.kept()).captured == {"instance_url": "https://eu2.crm.example"}
+        assert not at.complaints

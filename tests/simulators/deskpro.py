@@ -35,7 +35,7 @@ class DeskproProvider(Provider):
     The exchange is ``GET /token?secret=...&access_code=...``, its answer ``{"token": ...}``.
     """
 
-    name = "deskpro"
+    name = "deskpro-example"
     authorize_path = "/authorize"
     token_path = "/token"
     place = Place.QUERY

@@ -9,6 +9,7 @@ introspection and revocation (RFC 8414, 9126, 7662, 7009). A request that deviat
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import secrets
 import warnings
@@ -16,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from ssl import SSLContext
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote_plus
+from urllib.parse import parse_qsl, unquote_plus, urlencode
 
 from aiohttp import web
 from joserfc import jws
@@ -99,6 +100,7 @@ class ModernServer(Server):
         self.refused_nonces = 0
         self.issued: list[Issued] = []
         self.pushed: dict[str, dict[str, str]] = {}
+        self._codes: dict[str, dict[str, str]] = {}
         self.assertions: list[dict[str, Any]] = []
         """Claims of those that were taken."""
         self.proofs: list[dict[str, Any]] = []
@@ -132,6 +134,8 @@ class ModernServer(Server):
         self.calls[path.rpartition("/")[2]] += 1
         if "/.well-known/" in path:
             return self._metadata(path)
+        if path == f"{self.path}/authorize":
+            return self._authorize(request)
         answers = {
             "/token": self._token,
             "/par": self._par,
@@ -179,6 +183,18 @@ class ModernServer(Server):
             **self.metadata,
         }
         return web.json_response({name: value for name, value in document.items() if value is not None})
+
+    def _authorize(self, request: web.BaseRequest) -> web.Response:
+        """A person who says yes; takes pushed requests alone, each once (RFC 9126 section 4)."""
+        asked = dict(parse_qsl(request.query_string, keep_blank_values=True, strict_parsing=True))
+        params = self.pushed.pop(asked.get("request_uri", ""), None)
+        if asked.keys() != {"client_id", "request_uri"} or params is None:
+            self.complaints.append(f"an authorization request with {sorted(asked)}, or one that was used")
+            return web.Response(status=400)
+        code = secrets.token_urlsafe(16)
+        self._codes[code] = params
+        brought = urlencode({"code": code, "state": params["state"], "iss": self.issuer})
+        return web.Response(status=302, headers={"Location": f"{params['redirect_uri']}?{brought}"})
 
     async def _form(self, request: web.BaseRequest) -> dict[str, str]:
         if request.method != "POST" or request.content_type != "application/x-www-form-urlencoded":
@@ -329,10 +345,21 @@ class ModernServer(Server):
             raise self._refuse(f"a token request with {sorted(params)}")
         if params["grant_type"] == "refresh_token":
             self._spend(params["refresh_token"], thumbprint)
+        if params["grant_type"] == "authorization_code":
+            self._redeem(params)
         if params["grant_type"] == GRANT_JWT:
             headers = {"alg": self.alg, "typ": "JWT", "kid": self.key_id}
             self.assertions.append(self._verified(params["assertion"], self.key, headers, "invalid_grant"))
         return 200, self._issue(thumbprint)
+
+    def _redeem(self, params: dict[str, str]) -> None:
+        asked = self._codes.pop(params["code"], None)
+        digest = hashlib.sha256(params.get("code_verifier", "").encode()).digest()
+        challenge = base64.urlsafe_b64encode(digest).decode().rstrip("=")
+        if asked is None or asked["redirect_uri"] != params["redirect_uri"]:
+            raise self._refuse("a code that is none, or for another place", "invalid_grant")
+        if (asked["code_challenge"], asked["code_challenge_method"]) != (challenge, "S256"):
+            raise self._refuse("another verifier", "invalid_grant")
 
     def _spend(self, refresh_token: str, thumbprint: str | None) -> None:
         found = next((each for each in self.issued if each.refresh_token == refresh_token), None)

@@ -272,9 +272,14 @@ def _clean(request: web.Request) -> str:
 
 
 def _tail(address: str) -> str:
-    """What follows the path of an address."""
+    """
+    What follows the path of an address.
+
+    It ends in a ``#`` where nothing was after one: the page has looked, and is not to be asked again.
+    """
     found = re.search(r"[?#]", address)
-    return address[found.start() :] if found else ""
+    tail = address[found.start() :] if found else ""
+    return tail if "#" in tail else f"{tail}#"
 
 
 def _told(found: Landing) -> web.Response:

@@ -37,15 +37,16 @@ def check(call: Call) -> int:
 
 
 def _beyond_the_file(config: Config) -> list[Problem]:
-    """What only shows when it is used: certificates, and the store's keys."""
+    """What only shows when it is used: certificates, private keys, and the store's keys."""
     from tokenproxy import app
     from tokenproxy import config as configs
 
     problems = []
-    try:
-        app.check_tls(config)
-    except TokenproxyError as error:
-        problems.append(Problem("", error.message))
+    for check in (app.check_tls, app.check_keys):
+        try:
+            check(config)
+        except TokenproxyError as error:
+            problems.append(Problem("", error.message))
     path = config.store.keys[0].path
     if len(config.store.keys) == 1 and path is not None and not path.exists():
         if config.store.path.exists():

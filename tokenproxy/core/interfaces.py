@@ -357,6 +357,8 @@ class Logins(Protocol):
         """
         A browser came back: ``address`` is the whole landing address, from ``public_url`` to the fragment, undecoded.
 
+        A ``#`` with nothing after it says that the browser looked and there is no fragment.
+
         ``account`` and ``key`` are what its path names, ``browser`` its cookie. Never raises for what a stranger sent.
         """
 

@@ -473,16 +473,8 @@ def _same(one: str, other: str) -> bool:
 
 
 def _same_browser(login: Login, browser: str | None) -> bool:
-    """
-    Whether the browser that comes back is the one that opened our address for the login, where one did.
-
-    A provider that posts the answer comes from another site, and a cookie with ``SameSite=Lax`` stays behind then.
-    """
-    if login.browser is None:
-        return True
-    if browser is None:
-        return login.attempt.account.provider.callback.mode is CallbackMode.FORM_POST
-    return _same(browser, login.browser)
+    """Whether the browser that comes back is the one that opened our address for the login, where one did."""
+    return login.browser is None or _same(browser or "", login.browser)
 
 
 def _below(address: str, prefix: str) -> bool:

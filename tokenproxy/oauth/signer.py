@@ -48,6 +48,11 @@ def signed(request: SignRequest, *, nonce: str = "") -> str:
         raise KeyUnusableError(f"the key cannot sign {alg}") from None
 
 
+def check(key: str, alg: str) -> None:
+    """Whether the key can sign; raises ``KeyUnusableError``."""
+    signed(SignRequest(key, {"alg": alg}, {}))
+
+
 def new_key() -> str:
     """A private key for ES256 as a JWK."""
     from joserfc.jwk import ECKey
