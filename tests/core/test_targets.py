@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from time import perf_counter
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from yarl import URL
 
 from tokenproxy.core.routes import Target, Upstream
 from tokenproxy.core.targets import UnfitURLError, allowed, matches, may_connect, wanted
@@ -99,6 +103,60 @@ def test_addresses_that_lead_elsewhere(url: str) -> None:
     with pytest.raises(UnfitURLError) as unfit:
         allowed((target(),), wanted(url), "GET", of=lambda each: each)
     assert not url or url not in str(unfit.value)
+
+
+PIECES = (
+    *(
+        "https:",
+        "http:",
+        "//",
+        "/",
+        "\\",
+        "@",
+        "#",
+        "?",
+        ":",
+        ".",
+        "..",
+        "%2e",
+        "%2f",
+        "%00",
+        "[",
+        "]",
+        "::1",
+    ),
+    *(
+        "443",
+        "80",
+        "example.com",
+        "EXAMPLE.com",
+        "evil.example",
+        "127.0.0.1",
+        "0x7f000001",
+        "__a__",
+        "[[a]]",
+        "x",
+    ),
+    *(" ", "\t", "\r\n", chr(0x3002), chr(0xFF0F)),  # the last two become . and / by NFKC
+)
+
+
+@given(pieces=st.lists(st.sampled_from(PIECES), max_size=8))
+def test_what_is_taken_others_read_alike(pieces: list[str]) -> None:
+    """The hole in a whitelist is a parser that reads an address in another way."""
+    url = "https://" + "".join(pieces)
+    try:
+        found = wanted(url)
+    except UnfitURLError:
+        return
+
+    parts = urlsplit(url)
+    assert (parts.scheme, parts.hostname, parts.username) == (found.scheme, found.host, None)
+    assert (parts.port or {"https": 443, "http": 80}[parts.scheme]) == found.port
+    other = URL(url, encoded=True)
+    assert (other.scheme, (other.host or "").lower(), other.port) == (found.scheme, found.host, found.port)
+    rest = url[len("https://") + len(parts.netloc) :]
+    assert found.target in {rest, f"/{rest}"}
 
 
 @pytest.mark.parametrize(

@@ -497,6 +497,12 @@ async def test_a_listed_page_may_ask_and_read() -> None:
         assert b"X-Proxy-Url" in asked.values(b"access-control-allow-headers")[0]
         assert b"Tokenproxy-Key" in asked.values(b"access-control-allow-headers")[0]
         assert asked.values(b"access-control-allow-credentials") == []
+        assert asked.values(b"access-control-allow-private-network") == []
+        near = b"Access-Control-Request-Private-Network: true"
+        asked = await caller.get(
+            b"/books/", PAGE, near, b"Access-Control-Request-Method: POST", method=b"OPTIONS"
+        )
+        assert asked.values(b"access-control-allow-private-network") == [b"true"]
 
         answer = await d.ask(f"{d.url}/api/", PAGE, b"Tokenproxy-Key: k", method="GET")
         assert answer.values(b"access-control-allow-origin") == [b"https://apps.example"]

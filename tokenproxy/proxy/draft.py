@@ -213,7 +213,8 @@ class Preflight:
 
     __slots__ = ("head",)
 
-    def __init__(self, lane: Lane, origin: bytes) -> None:
+    def __init__(self, lane: Lane, origin: bytes, *, private: bool) -> None:
+        """``private``: the browser asks as well whether a page from elsewhere may reach this machine."""
         names = [
             "Content-Type",
             "Tokenproxy-Key",
@@ -229,6 +230,7 @@ class Preflight:
                 b"Access-Control-Allow-Methods: DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT\r\n",
                 f"Access-Control-Allow-Headers: {', '.join(names)}\r\n".encode(),
                 b"Access-Control-Max-Age: 600\r\n",
+                b"Access-Control-Allow-Private-Network: true\r\n" if private else b"",
             )
         )
         """Without Date, Connection and the blank line."""

@@ -336,7 +336,8 @@ def _may_ask(lane: Lane, origin: bytes, message: RawRequestMessage) -> bool:
 
 def _preflight(lane: Lane, origin: bytes, message: RawRequestMessage) -> Request:
     request = Request(lane, "", "OPTIONS", b"")
-    request.draft = Preflight(lane, origin)
+    asks = {name.lower() for name, _ in message.raw_headers}
+    request.draft = Preflight(lane, origin, private=b"access-control-request-private-network" in asks)
     request.modern = message.version == HttpVersion11
     request.keep = not (message.should_close or message.upgrade)
     return request
