@@ -14,7 +14,8 @@ from yarl import URL
 from tests.oauth.house import House
 from tests.oauth.modern import PEM, housed, registered, server
 from tests.simulators import FakeClock
-from tokenproxy.core.interfaces import Store
+from tokenproxy.config import parse
+from tokenproxy.core.interfaces import KeepAnswer, Store
 from tokenproxy.core.provider import Validate
 from tokenproxy.oauth.logins import LoginDesk
 
@@ -75,4 +76,43 @@ async def test_a_login_where_the_config_knows_only_the_issuer(tmp_path: Path, wr
         assert "login_succeeded" in lines
         private = json.loads(first.dpop_key)["d"]
         assert not [secret for secret in (*at.secrets, PEM, private) if secret in lines]
+        assert not at.complaints
+
+
+async def test_the_same_from_a_config_file(tmp_path: Path) -> None:
+    """What the config says about signing, metadata, introspection and captured values reaches the wire."""
+    clock = FakeClock()
+    (tmp_path / "client.key").write_text(PEM)
+    (tmp_path / "client.key").chmod(0o600)
+    extra = {"instance_url": "https://eu1.crm.example", "user": {"id": 7}}
+    async with server("private_key_jwt", clock, alg="PS256", dpop=True, metadata=DEMANDS, extra=extra) as at:
+        text = f"""
+        [accounts.books]
+        provider = "modern"
+        client_id = "{at.client_id}"
+        private_key = "file:client.key"
+        key_id = "{at.key_id}"
+        [providers.modern]
+        issuer = "{at.issuer}"
+        client_auth = "private_key_jwt"
+        assertion = {{ alg = "PS256", lifetime = "2 min" }}
+        dpop = true
+        answer = {{ identity = ["user.id"] }}
+        captured = {{ instance_url = ["instance_url"] }}
+        captured_hosts = ["*.crm.example"]
+        validate = {{ introspect = true }}
+        [routes.books]
+        upstream = "https://api.example"
+        account = "books"
+        """
+        account = parse(text, source="config.toml", base=tmp_path, environ={}).accounts["books"]
+        async with housed(at, clock, account) as house:
+            logins = desk(house)
+            assert await log_in(logins) == "success"
+            held = await house.source.current("books")
+            assert (held.identity, held.captured) == ("7", {"instance_url": "https://eu1.crm.example"})
+            assert await house.source.renew("books", held, route="books") is KeepAnswer.LIVE
+            assert (await house.operator.logout("books"))["revoked"] is True
+            await logins.close()
+        assert {claims["exp"] - claims["iat"] for claims in at.assertions} == {120}
         assert not at.complaints
