@@ -42,6 +42,7 @@ from tokenproxy.oauth import scheduler, signer
 from tokenproxy.oauth.accounts import OperatorAccounts
 from tokenproxy.oauth.endpoint import Endpoint
 from tokenproxy.oauth.logins import LoginDesk
+from tokenproxy.oauth.signer import Prover
 from tokenproxy.oauth.source import Source
 from tokenproxy.oauth.state import LoginState
 from tokenproxy.oauth.tasks import Tasks
@@ -150,6 +151,7 @@ class App:
         self._plane = Plane(
             plane_settings(config),
             source=self.source,
+            prover=Prover(self.clock),
             clock=self.clock,
             metrics=self.metrics,
             on_request=_request_log(config),

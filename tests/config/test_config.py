@@ -48,6 +48,7 @@ def test_the_least_config_has_every_default(tmp_path: Path) -> None:
             upstream=Upstream(scheme="https", host="api.example.com", port=443, authority="api.example.com"),
             account="books",
             inject=Inject(header="x-access-token", value="{access_token}"),
+            values={"client_id": "cl_pub_1234"},
         ),
     )
 
@@ -80,6 +81,7 @@ def test_a_route_with_everything(tmp_path: Path) -> None:
             ),
             account="books",
             inject=Inject(header="x-access-token", value="{access_token}"),
+            values={"client_id": "cl_pub_1234"},
             passed=frozenset({"cookie"}),
             origins=frozenset({"https://intranet.example", "http://localhost:3000"}),
             replay=Replay(memory=1024, disk=2 * 2**20),

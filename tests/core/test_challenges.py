@@ -60,6 +60,6 @@ def test_several_fields_are_one_list() -> None:
 def test_no_field_takes_long(piece: str) -> None:
     """An upstream's head is 32 KiB at most, and the loop is everybody's."""
     field = "Bearer " + piece * (32_768 // len(piece))
-    begun = time.perf_counter()
+    begun = time.process_time()
     challenges([field])
-    assert time.perf_counter() - begun < 5
+    assert time.process_time() - begun < 2

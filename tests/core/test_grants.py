@@ -34,7 +34,7 @@ from tokenproxy.core.provider import (
 )
 from tokenproxy.core.replies import Answer, Failure, Granted, Reply
 from tokenproxy.core.tokens import TokenSet
-from tokenproxy.core.validation import validate_request
+from tokenproxy.core.validation import liveness, validate_request
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PRESETS = {name: preset.provider for name, preset in presets().items()}
@@ -489,3 +489,63 @@ def test_the_token_that_was_refused_is_no_new_one(grant: str, event: Event) -> N
 def test_every_grant_of_the_config_can_be_performed() -> None:
     """What an account may name has a flow; a login's tokens are kept by the refresh."""
     assert {name for name, traits in TRAITS.items() if not traits.person} <= GRANTS.keys()
+
+
+ZOHO = replace(
+    PLAIN,
+    refresh_url="{accounts_server}/oauth/v2/token",
+    captured={"accounts_server": ("accounts_server",)},
+    captured_hosts=("*.zoho.eu", "*.zoho.com"),
+)
+
+
+def test_a_refresh_goes_where_the_login_came_from() -> None:
+    """Zoho's data centres: the callback says which of them keeps the grant."""
+    held = TokenSet("old", refresh_token="r", captured={"accounts_server": "https://accounts.zoho.eu"})
+    assert refresh(account(ZOHO), held).url == "https://accounts.zoho.eu/oauth/v2/token"
+
+
+@pytest.mark.parametrize(
+    ("captured", "trouble"),
+    [
+        ({}, "an address of the profile holds {accounts_server}, which no answer has brought"),
+        (
+            {"accounts_server": "https://evil.example"},
+            "a captured value leads to a host that captured_hosts does not list",
+        ),
+    ],
+)
+def test_a_refresh_token_goes_nowhere_else(captured: dict[str, str], trouble: str) -> None:
+    """Check 22; what was stored under an older config is looked at under today's."""
+    flow = renewal(
+        Ask(account=account(ZOHO), held=TokenSet("old", refresh_token="r", captured=captured), now=NOW)
+    )
+    with pytest.raises(StopIteration) as ended:
+        next(flow)
+    assert ended.value.value == Failure(Event.REGISTRATION_REFUSED, Reason.REQUEST_REFUSED, trouble)
+
+
+def test_a_validate_call_at_a_place_that_the_login_named() -> None:
+    """With what the profile puts beside the token; one that cannot be made says nothing about the token."""
+    provider = replace(
+        PLAIN,
+        validate=Validate(url="{accounts_server}/me"),
+        inject=Inject(query="access_token", headers={"Client-Id": "{client_id}"}),
+        captured_hosts=("*.zoho.eu",),
+    )
+    held = TokenSet("a b", captured={"accounts_server": "https://accounts.zoho.eu"})
+    request = validate_request(account(provider), held)
+    assert request.url == "https://accounts.zoho.eu/me?access_token=a%20b"
+    assert request.headers["Client-Id"] == account(provider).registration.client_id
+    assert "Authorization" not in request.headers
+    with pytest.raises(StopIteration) as ended:
+        next(liveness(account(provider), TokenSet("a"), now=NOW))
+    assert ended.value.value is None
+
+
+def test_a_bound_token_is_validated_under_its_own_scheme() -> None:
+    """RFC 9449 section 7.1."""
+    provider = replace(PLAIN, dpop=True, validate=Validate(url="https://api.example/me"))
+    assert (
+        validate_request(account(provider), TokenSet("t", dpop_key="{}")).headers["Authorization"] == "DPoP t"
+    )

@@ -387,6 +387,26 @@ def test_values_from_the_callback_go_with_the_tokens() -> None:
         assert why(bad, quickbooks) is Why.CAPTURE
 
 
+def test_a_code_goes_to_the_data_centre_that_its_callback_named() -> None:
+    """Zoho; and to no other host, whatever a forged callback says."""
+    provider = replace(
+        PLAIN,
+        token_url="{accounts_server}/oauth/v2/token",
+        callback=Callback(captured={"accounts_server": "accounts-server"}),
+        captured_hosts=("*.zoho.eu",),
+    )
+    found = landed("/?code=c&accounts-server=https%3A%2F%2Faccounts.zoho.eu", attempt(provider))
+    assert isinstance(found, Caught)
+    (sent,), _ = ended(exchange(attempt(provider), found, now=NOW), answer('{"access_token": "a"}'))
+    assert sent.url == "https://accounts.zoho.eu/oauth/v2/token"
+    assert why("/?code=c&accounts-server=https%3A%2F%2Fevil.example", attempt(provider)) is Why.CAPTURE
+
+    lost = exchange(attempt(provider), Caught("c", {}), now=NOW)
+    with pytest.raises(StopIteration) as refused:
+        next(lost)
+    assert refused.value.value.event is Event.REGISTRATION_REFUSED
+
+
 def test_an_implicit_token_is_read_like_a_token_answer() -> None:
     """RFC 6749 section 4.2.2; a refresh token must not come this way."""
     sent = attempt(grant="implicit")

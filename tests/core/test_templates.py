@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenproxy.core.templates import allowed_host, filled, names
+from tokenproxy.core.templates import address, allowed_host, filled, names
 
 
 def test_names_are_found_once_and_in_order() -> None:
@@ -54,3 +54,45 @@ def test_what_nobody_captured_is_named() -> None:
 )
 def test_hosts_are_whole_names(host: str, allowed: bool) -> None:
     assert allowed_host(host, ["api.example.com", "*.Salesforce.com"]) is allowed
+
+
+HOSTS = ["*.salesforce.com", "127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("template", "value", "whole"),
+    [
+        ("{at}/data", "https://na1.salesforce.com", "https://na1.salesforce.com/data"),
+        ("https://{at}/data", "na1.salesforce.com", "https://na1.salesforce.com/data"),
+        ("{at}", "http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("https://api.example/{at}/x", "42", "https://api.example/42/x"),
+    ],
+)
+def test_an_address_may_be_gone_to(template: str, value: str, whole: str) -> None:
+    assert address(template, {"at": value}, HOSTS) == whole
+
+
+@pytest.mark.parametrize(
+    ("template", "value"),
+    [
+        ("{at}", "https://evil.example"),
+        ("{at}", "https://salesforce.com.evil.example"),
+        ("{at}", "http://na1.salesforce.com"),
+        ("{at}", "https://na1.salesforce.com@evil.example"),
+        ("{at}", "na1.salesforce.com"),
+        ("{at}", "ftp://na1.salesforce.com"),
+        ("{at}", "https://na1.salesforce.com:port"),
+        ("{at}", "https://na1.salesforce.com/../x"),
+        ("{at}", "https://na1.salesforce.com\t.evil.example"),
+        ("{at}", "https://[na1.salesforce.com"),
+        ("https://{at}/x", "evil.example"),
+        ("https://{at}.salesforce.com/x", "evil.example/"),
+        ("https://{at}/x", "evil.example#.salesforce.com"),
+        ("https://api.example/{at}/x", ".."),
+        ("https://api.example/{at}/x", "a b"),
+    ],
+)
+def test_an_address_of_somebody_elses_choice_is_refused(template: str, value: str) -> None:
+    """Check 22: whoever can choose ``instance_url`` would be sent the tokens."""
+    with pytest.raises(ValueError, match=r"^(no address|an address|a host)"):
+        address(template, {"at": value}, HOSTS)

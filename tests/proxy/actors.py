@@ -20,6 +20,7 @@ from tokenproxy.core.settings import Deadlines, TLSFiles
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import AccountError
 from tokenproxy.metrics import Metrics
+from tokenproxy.oauth.signer import Prover
 from tokenproxy.proxy import Plane, PlaneSettings, RequestLog
 
 PATIENCE = 10.0
@@ -62,13 +63,15 @@ class Source:
         """A renewal waits for it."""
         self.accounts: set[str] | None = None
         """None: every account is known."""
+        self.more: dict[str, Any] = {}
+        """Further fields of every token set (``captured``, ``dpop_key``)."""
         self._running: dict[str, asyncio.Task[TokenSet]] = {}
 
     def tokens(self, account: str, generation: int) -> TokenSet:
         key = account, generation
         if key not in self.sets:
             sub = account.partition("/")[2]
-            self.sets[key] = TokenSet(f"token-{sub}{generation}", generation=generation)
+            self.sets[key] = TokenSet(f"token-{sub}{generation}", generation=generation, **self.more)
         return self.sets[key]
 
     def newest(self, account: str) -> TokenSet:
@@ -396,6 +399,8 @@ def route_to(port: int, **changes: Any) -> Route:
         authority=changes.pop("authority", "api.example"),
         path=changes.pop("path", ""),
         tls=changes.pop("tls", TLSFiles()),
+        template=changes.pop("template", ""),
+        hosts=changes.pop("hosts", ()),
     )
     name = changes.pop("name", "books")
     if "header" in changes:
@@ -449,8 +454,15 @@ async def stage(
     chosen = PlaneSettings(routes=RouteTable.of(table), **settings)
     source, metrics = Source(), Metrics()
     logged: list[RequestLog] = []
+    clock = WallClock()
     plane = Plane(
-        chosen, source=source, clock=WallClock(), metrics=metrics, on_request=logged.append, **(parts or {})
+        chosen,
+        source=source,
+        prover=Prover(clock),
+        clock=clock,
+        metrics=metrics,
+        on_request=logged.append,
+        **(parts or {}),
     )
     found = Stage(upstream, source, metrics, plane, chosen, logged=logged)
     try:

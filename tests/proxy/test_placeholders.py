@@ -15,7 +15,7 @@ import pytest
 from tests.proxy.actors import Stage, chunked, dead, ok, post, stage, unless, until
 from tests.simulators import FakeClock
 from tokenproxy.core.interfaces import StateValue, Store
-from tokenproxy.core.provider import Account, Provider, Registration, Setting
+from tokenproxy.core.provider import Account, Inject, Provider, Registration, Setting
 from tokenproxy.core.settings import KIB, Replay, ReplayBudget
 from tokenproxy.errors import StoreError
 from tokenproxy.oauth.state import LoginState
@@ -318,3 +318,37 @@ async def test_a_store_that_fails_is_told(tmp_path: Path) -> None:
         assert (answer.status, answer.code) == (503, "store_unavailable")
         with pytest.raises(StoreError):
             await kept.state.values("books")
+
+
+async def test_what_a_profile_sets_stands_once_beside_our_token() -> None:
+    """Even a placeholder of the caller's does not double ``Client-Id``; with a credential of its own it says its own."""
+    inject = Inject(headers={"Client-Id": "ours"})
+    async with desk(inject=inject) as (s, _):
+        caller = await s.caller()
+        await caller.get(b"/books/x", b"Client_Id: __client_key__")
+        await caller.get(b"/books/x", b"Client-Id: __client_key__", b"Authorization: Key __client_key__")
+        first, second = s.upstream.seen
+        assert (first.values(b"client-id"), first.token) == ([b"ours"], b"token-1")
+        assert first.values(b"client_id") == []
+        assert second.values(b"client-id") == [b"app-1"]
+        assert second.values(b"authorization") == [b"Key app-1"]
+
+
+async def test_a_credential_of_its_own_does_not_know_where_a_login_leads() -> None:
+    """The token set says it; a request that goes without has nowhere to go, and is told."""
+    async with desk(template="{instance_url}", hosts=("127.0.0.1",)) as (s, _):
+        s.source.more = {"captured": {"instance_url": f"http://127.0.0.1:{s.upstream.port}"}}
+        caller = await s.caller()
+        assert (await caller.get(b"/books/x?k=__client_key__")).body == b"hello"
+        assert s.upstream.seen[0].target == b"/x?k=app-1"
+        answer = await caller.get(b"/books/x", b"Authorization: Key __client_key__")
+        assert answer.code == "misconfigured"
+        assert len(s.upstream.seen) == 1
+
+
+async def test_a_parameter_of_the_callers_cannot_be_made_by_a_placeholder() -> None:
+    """Our token's parameter is looked for in what is sent, not in what was written."""
+    async with desk(inject=Inject(header="", query="app-1")) as (s, _):
+        caller = await s.caller()
+        await caller.get(b"/books/x?__client_key__=evil&a=1")
+        assert s.upstream.seen[0].target == b"/x?a=1&app-1=token-1"

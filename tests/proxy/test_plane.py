@@ -15,6 +15,7 @@ from tokenproxy.core.routes import RouteTable
 from tokenproxy.core.settings import Limits, TLSFiles
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.metrics import Metrics
+from tokenproxy.oauth.signer import Prover
 from tokenproxy.proxy import ListenError, Plane, PlaneSettings, TLSFileError
 from tokenproxy.proxy.lane import Turns
 from tokenproxy.proxy.problem import ProblemError
@@ -281,7 +282,12 @@ def test_keys_are_not_shown() -> None:
 def test_the_plane_needs_no_loop_to_be_built() -> None:
     """``app`` builds it before the loop of its choice runs."""
     settings = PlaneSettings(routes=RouteTable.of([route_to(1)]))
-    assert Plane(settings, source=Source(), clock=WallClock(), metrics=Metrics()).in_flight == 0
+    assert (
+        Plane(
+            settings, source=Source(), prover=Prover(WallClock()), clock=WallClock(), metrics=Metrics()
+        ).in_flight
+        == 0
+    )
 
 
 async def test_a_request_that_outlives_its_route_keeps_its_deadlines() -> None:

@@ -126,9 +126,9 @@ def url_of(route: Route, address: str) -> str:
 
 
 def target_of(route: Route) -> str:
-    """Without the port where it is the scheme's own."""
+    """Without the port where it is the scheme's own; with the names that a login will fill."""
     upstream = route.upstream
-    return f"{upstream.scheme}://{upstream.authority}{upstream.path}"
+    return upstream.template or f"{upstream.scheme}://{upstream.authority}{upstream.path}"
 
 
 def _page(address: str) -> str:

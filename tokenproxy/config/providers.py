@@ -74,6 +74,8 @@ _NEVER_INJECTED: Final = frozenset(
         "trailer",
         "transfer-encoding",
         "upgrade",
+        "origin",
+        "sec-fetch-site",
     }
 )
 """Framing, routing and hop-by-hop fields (RFC 9110 section 7.6.1): a token there breaks the message or goes nowhere."""
@@ -360,7 +362,7 @@ def filled(
     """The provider with an account's ``vars`` in its addresses; what does not fit is told at ``keys``."""
     wanted = placeholders(provider)
     for name, value in values.items():
-        if name not in wanted:
+        if name not in wanted and name not in addresses.PLACEHOLDER.findall(provider.api):
             report.problem((*keys, name), _unknown_var(name, wanted, provider.name))
         elif not addresses.VAR_VALUE.fullmatch(value) or ".." in value:
             report.problem(

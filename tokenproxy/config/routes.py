@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
+from urllib.parse import SplitResult
 
 from tokenproxy.config import addresses
 from tokenproxy.config.lines import Keys
 from tokenproxy.config.models import TOKEN, RouteTable, TargetTable, read
 from tokenproxy.config.reading import Reading, tls_files
 from tokenproxy.config.words import did_you_mean, quoted, shown
+from tokenproxy.core import templates
 from tokenproxy.core.grants import traits_of
-from tokenproxy.core.provider import Account
+from tokenproxy.core.provider import Account, Inject, Provider
 from tokenproxy.core.routes import Route, Target, Upstream, account_header, valid_sub
 from tokenproxy.core.settings import Limits, Replay, TLSFiles
 from tokenproxy.core.signals import Signals
@@ -73,8 +77,8 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
         for item, origin in enumerate(table.origins)
     ]
     targets = _targets(table, keys, reading)
-    upstream = targets[0].upstream if targets else _upstream(table, keys, reading)
     account = _account(table, keys, around, reading)
+    upstream = targets[0].upstream if targets else _upstream(table, keys, account, reading)
     _check_passed(table, keys, account, reading)
     _check_tokenless(table, keys, account, reading)
     if prefix is None or host is None or upstream is None or account is None:
@@ -86,6 +90,8 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
         upstream=upstream,
         account=table.account,
         inject=account.provider.inject,
+        values=MappingProxyType({"client_id": account.registration.client_id}),
+        dpop=account.provider.dpop,
         signals=Signals(
             statuses=account.provider.dead,
             when=account.provider.dead_when,
@@ -121,16 +127,19 @@ def _check_limit(table: RouteTable, keys: Keys, around: Around, reading: Reading
         )
 
 
-def _upstream(table: RouteTable, keys: Keys, reading: Reading) -> Upstream | None:
+def _upstream(table: RouteTable, keys: Keys, account: Account | None, reading: Reading) -> Upstream | None:
     at = (*keys, "upstream")
     tls = reading.tls(table.tls, (*keys, "tls"))
-    if not reading.report.sound(*at) or not reading.report.sound(*keys, "targets"):
+    unnamed = account is None and "{" in table.upstream  # whose names these could be is told at the account
+    if unnamed or not reading.report.sound(*at) or not reading.report.sound(*keys, "targets"):
         return None
     if not table.upstream:
         if not table.targets:  # else each of them was told about
             reading.report.problem(at, 'is missing: where requests go, such as "https://api.example.com"')
         return None
-    parts = _told(addresses.url, table.upstream, at, reading)
+    text = _with_vars(table.upstream, account)
+    templated = "{" in text
+    parts = _told(_template if templated else addresses.url, text, at, reading)
     if parts is None:
         return None
     if addresses.plain_beyond_loopback(parts) and not table.insecure_http:
@@ -138,6 +147,8 @@ def _upstream(table: RouteTable, keys: Keys, reading: Reading) -> Upstream | Non
         return None
     if parts.scheme == "http" and tls != TLSFiles():
         reading.report.warning((*keys, "tls"), "has no effect: the upstream is http://")
+    if templated and account is not None:
+        return _templated(text, parts, account.provider, tls=tls, at=at, reading=reading)
     return Upstream(
         scheme=parts.scheme,
         host=(parts.hostname or "").lower(),
@@ -145,6 +156,52 @@ def _upstream(table: RouteTable, keys: Keys, reading: Reading) -> Upstream | Non
         authority=addresses.authority_of(parts),
         path=parts.path.rstrip("/"),
         tls=tls,
+    )
+
+
+def _with_vars(text: str, account: Account | None) -> str:
+    """The upstream with the account's ``vars`` in it; what a login will bring stays open."""
+    known = account.vars if account else {}
+    return addresses.PLACEHOLDER.sub(lambda found: known.get(found[1], found[0]), text)
+
+
+def _template(text: str) -> SplitResult:
+    """An upstream with open places; raises ``ValueError`` with a sentence."""
+    if "?" in text:
+        raise ValueError("must not have a query")
+    if re.match(r"\{[^{}]*\}[^/]", text):
+        raise ValueError('must begin with "https://", or with a name that stands for a whole address')
+    return addresses.template(text)
+
+
+def _templated(
+    text: str, parts: SplitResult, provider: Provider, *, tls: TLSFiles, at: Keys, reading: Reading
+) -> Upstream | None:
+    """An upstream that each token set names for itself: by what its provider's answers and callbacks hold."""
+    captured = {*provider.captured, *provider.callback.captured}
+    for name in templates.names(text):
+        if name not in captured:
+            reading.report.problem(
+                at,
+                f"nobody fills {{{name}}}: neither vars of the account nor captured of {quoted(provider.name)}.{did_you_mean(name, captured)}",
+            )
+            return None
+    anywhere = templates.captured_host(text)
+    if anywhere and not provider.captured_hosts:
+        reading.report.problem(
+            at,
+            f"needs captured_hosts of {quoted(provider.name)}: the hosts that a token answer may lead to, such as "
+            '["*.example.com"]',
+        )
+        return None
+    return Upstream(
+        scheme=parts.scheme,
+        host="",
+        port=0,
+        authority="",
+        tls=tls,
+        template=text,
+        hosts=provider.captured_hosts if anywhere else (),
     )
 
 
@@ -252,9 +309,12 @@ def _check_sub(table: RouteTable, sub: str, at: Keys, reading: Reading) -> bool:
 
 
 def _check_passed(table: RouteTable, keys: Keys, account: Account | None, reading: Reading) -> None:
-    ours = account.provider.inject.header.lower() if account else ""
+    inject = account.provider.inject if account else Inject(header="")
+    ours = {name.lower() for name in (inject.header, *inject.headers)}
+    if account and account.provider.dpop:
+        ours.add("dpop")
     for item, name in enumerate(table.pass_):
-        if name.lower() == ours:
+        if name.lower() in ours:
             reading.report.problem(
                 (*keys, "pass", item), f"{quoted(name)} is where our token goes; the caller's never passes"
             )

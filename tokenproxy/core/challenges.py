@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+MOST: Final = 64
+"""Challenges of one field that are read; nobody means more."""
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - a grammar
 _PARAMETER: Final = re.compile(
     rf'({_TOKEN})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"=][^\s,"]*))(?=[ \t,]|$)'
@@ -42,7 +44,7 @@ def _read(field: str) -> list[Challenge]:
     found: list[Challenge] = []
     params: dict[str, str] = {}
     at = _end(_BETWEEN, field, 0)
-    while at < len(field):
+    while at < len(field) and len(found) <= MOST:
         parameter = _PARAMETER.match(field, at)
         scheme = None if parameter else _SCHEME.match(field, at)
         if parameter:

@@ -54,6 +54,17 @@ class TokenSource(Protocol):
         """An upstream took this token set; call it once per generation (cheap, never blocks)."""
 
 
+class Prover(Protocol):
+    """Shows that we hold the key that tokens are bound to (RFC 9449); ``oauth.signer.Prover`` is the one."""
+
+    def proof(self, key: str, *, method: str, url: str, access_token: str, nonce: str) -> str:
+        """
+        The value of a ``DPoP`` field for one request; ``key`` is ``TokenSet.dpop_key``, ``nonce`` "" where none is known.
+
+        Does not wait. Raises ``ValueError`` with a phrase, without anything of the key, for one that signs nothing.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """What the store knows of one account, opened."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
+from urllib.parse import urlsplit
 
-from tokenproxy.core.provider import Inject
+from tokenproxy.core.provider import EMPTY, Inject
 from tokenproxy.core.settings import Replay, TLSFiles
 from tokenproxy.core.signals import Signals
+from tokenproxy.core.templates import address
 
 DOT_SEGMENT: Final = re.compile(r"(?:^|[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:$|[/\\;]|%2f|%5c|%3b)", re.IGNORECASE)
 """In a path: ``.`` and ``..`` however an upstream may decode them; ``..;`` is one for Tomcat."""
+_PORTS: Final = {"http": 80, "https": 443}
 _ACCOUNT_NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,128}")
 
 
@@ -30,6 +33,10 @@ class Upstream:
     path: str = ""
     """Put before what is left of the target; "" or "/something" without a slash at its end."""
     tls: TLSFiles = field(default_factory=TLSFiles)
+    template: str = ""
+    """``{instance_url}/crm``: where it is depends on the token set; host, port, authority and path are then empty."""
+    hosts: tuple[str, ...] = ()
+    """Hosts that the template may lead to; ``*.example.com`` for every name below."""
 
     @property
     def origin(self) -> str:
@@ -69,6 +76,10 @@ class Route:
     """An account's name, or ``NAME/{header:x-user}``."""
     inject: Inject = field(default_factory=Inject)
     """From the account's provider."""
+    values: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    """Fill the templates of ``inject``, beside what a token set has captured (``client_id``)."""
+    dpop: bool = False
+    """Tokens are bound to a key, and each request carries a proof of it (RFC 9449)."""
     signals: Signals = field(default_factory=Signals)
     """Which answers mean that the token is dead; from the account's provider."""
     passed: frozenset[str] = frozenset()
@@ -84,6 +95,31 @@ class Route:
     """Where requests of the ``X-Proxy-*`` form may go; such a route takes no others."""
     in_flight: int = 0
     """Requests of this route at once; 0: only the limit over all."""
+
+
+def resolved(upstream: Upstream, values: Mapping[str, str]) -> Upstream:
+    """
+    Where a templated upstream is for one token set.
+
+    Raises ``KeyError`` with the name of a value that is not there, ``ValueError`` with a phrase about the address.
+    """
+    text = address(upstream.template, values, upstream.hosts)
+    if "?" in text or "#" in text:
+        raise ValueError("no address of an API")
+    parts = urlsplit(text)
+    host = (parts.hostname or "").lower()
+    standard = _PORTS[parts.scheme]
+    port = parts.port or standard
+    name = f"[{host}]" if ":" in host else host
+    return replace(
+        upstream,
+        scheme=parts.scheme,
+        host=host,
+        port=port,
+        authority=name if port == standard else f"{name}:{port}",
+        path=parts.path.rstrip("/"),
+        template="",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,13 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final
+from urllib.parse import urlsplit
 
 PLACEHOLDER: Final = re.compile(r"\{([A-Za-z][A-Za-z0-9_]*)\}")
 _ADDRESS: Final = re.compile(r"(?i)https?://")
+_AUTHORITY: Final = re.compile(r"(?:[a-z]+://)?([^/?#]*)")
+_UNCLEAN: Final = re.compile(r"[^!-~]|[@\\\"<>^`{|}]")
+_DOTS: Final = re.compile(r"(?i)(?:^|/)(?:\.|%2e){1,2}(?:/|$)")
 
 
 def names(template: str) -> tuple[str, ...]:
@@ -34,6 +38,39 @@ def filled(template: str, values: Mapping[str, str]) -> str:
         return value.rstrip("/")
 
     return PLACEHOLDER.sub(value_of, template)
+
+
+def captured_host(template: str) -> bool:
+    """Whether a name in the template has a say in which host it leads to."""
+    authority = _AUTHORITY.match(template)
+    return authority is not None and PLACEHOLDER.search(authority[1]) is not None
+
+
+def address(template: str, values: Mapping[str, str], hosts: Iterable[str]) -> str:
+    """
+    The filled template, if it is an address that tokens may be sent to; one without names is as the config has it.
+
+    Where captured values make its host, that must be one of ``hosts``, and reached by https unless it is this machine:
+    what was checked when it was captured is checked under the config of today. Raises ``KeyError(name)`` for a value
+    that is not there, ``ValueError`` with a phrase that repeats no value.
+    """
+    if not PLACEHOLDER.search(template):
+        return template
+    text = filled(template, values)
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        raise ValueError("no address") from None
+    if parts.scheme not in {"http", "https"} or not host or _UNCLEAN.search(text) or _DOTS.search(parts.path):
+        raise ValueError("no address")
+    if not captured_host(template):
+        return text
+    if parts.scheme == "http" and not is_loopback(host):
+        raise ValueError("an address that is not https")
+    if not allowed_host(host, hosts):
+        raise ValueError("a host that captured_hosts does not list")
+    return text
 
 
 def allowed_host(host: str, patterns: Iterable[str]) -> bool:

@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Final
 
 from tokenproxy.core.assertions import nonce_wanted, proof
+from tokenproxy.core.injection import placed
 from tokenproxy.core.places import place_of
 from tokenproxy.core.provider import Account
 from tokenproxy.core.replies import LARGEST_ANSWER, Reply
 from tokenproxy.core.steps import Flow, TokenRequest
-from tokenproxy.core.templates import filled
-from tokenproxy.core.token_request import USER_AGENT, as_form, asked, encode
+from tokenproxy.core.token_request import USER_AGENT, as_form, asked
 from tokenproxy.core.tokens import TokenSet
 
 _DEAD: Final = frozenset({400, 401, 403, 404})
@@ -82,20 +82,18 @@ def validate_request(account: Account, tokens: TokenSet) -> TokenRequest:
     provider = account.provider
     if provider.validate is None:
         raise ValueError(f"{provider.name} has no validate call")
-    inject, url = provider.inject, place_of(provider.validate.url, provider, tokens.captured)
-    known = {
+    url = place_of(provider.validate.url, provider, tokens.captured)
+    values = {
         **account.vars,
         **tokens.captured,
-        "access_token": tokens.access_token,
         "client_id": account.registration.client_id,
+        "access_token": tokens.access_token,
     }
-    headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
     try:
-        headers |= {name: filled(value, known) for name, value in inject.headers.items()}
-        if inject.query:
-            url += ("&" if "?" in url else "?") + encode({inject.query: tokens.access_token})
-        elif inject.header:
-            headers[inject.header] = filled(inject.value, known)
+        what = placed(provider.inject, values, bound=provider.dpop and tokens.dpop_key is not None)
     except KeyError as missing:
         raise ValueError(f"a header holds {{{missing.args[0]}}}, which no answer has brought") from None
+    if what.query:
+        url += ("&" if "?" in url else "?") + what.query
+    headers = {"Accept": "application/json", "User-Agent": USER_AGENT} | dict(what.fields)
     return TokenRequest(provider.validate.method, url, headers, None)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from tokenproxy.core.assertions import proof
+from tokenproxy.core.interfaces import Clock
 from tokenproxy.core.steps import SignRequest
 
 if TYPE_CHECKING:
@@ -85,3 +87,16 @@ def _material(text: str, kind: KeyType) -> Any:
     if kind == "oct" or not text.lstrip().startswith("{"):
         return text
     return json.loads(text)
+
+
+class Prover:
+    """``core.interfaces.Prover``."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def proof(self, key: str, *, method: str, url: str, access_token: str, nonce: str) -> str:
+        request = proof(
+            key, method=method, url=url, now=self._clock.now(), access_token=access_token, nonce=nonce
+        )
+        return signed(request)

@@ -10,7 +10,7 @@ from aiohttp import HttpVersion10, HttpVersion11
 from aiohttp.http_parser import RawResponseMessage
 
 from tokenproxy.core.problems import BODY_NOT_REPLAYABLE
-from tokenproxy.proxy.lane import canonical
+from tokenproxy.proxy.card import canonical
 from tokenproxy.proxy.problem import upstream_invalid
 from tokenproxy.proxy.request import CHUNKED, KNOWN_NAMES, LONGEST_LENGTH
 
@@ -94,6 +94,28 @@ def read_answer(message: RawResponseMessage, *, headless: bool, date: Callable[[
     head = AnswerHead(_status_line(code, message.reason), b"".join(lines))
     head.sized = sized or bodyless
     return head
+
+
+def without_token(message: RawResponseMessage, parameter: bytes) -> RawResponseMessage:
+    """
+    The answer without the parameter that carried our token, where a field quotes the address that we asked for.
+
+    A redirect to the same place with a slash at its end is enough: its ``Location`` is the caller's to follow.
+    """
+    if not any(parameter in value for _, value in message.raw_headers):
+        return message
+    name = parameter.partition(b"=")[0] + b"="
+    return RawResponseMessage(
+        message.version,
+        message.code,
+        message.reason,
+        message.headers,
+        tuple((field, value.replace(parameter, name)) for field, value in message.raw_headers),
+        message.should_close,
+        message.compression,
+        message.upgrade,
+        message.chunked,
+    )
 
 
 def interim(message: RawResponseMessage) -> bytes:

@@ -22,7 +22,8 @@ from tokenproxy.core.placeholders import (
     looked_through,
 )
 from tokenproxy.core.targets import UnfitURLError, allowed, matches, wanted
-from tokenproxy.proxy.lane import Lane, canonical
+from tokenproxy.proxy.card import canonical
+from tokenproxy.proxy.lane import Lane
 from tokenproxy.proxy.problem import ProblemError, bad_request
 
 Fields = list[tuple[bytes, bytes]]
@@ -120,7 +121,6 @@ def plain(lane: Lane, target: str, fields: Fields, nominated: frozenset[bytes]) 
 
     A field that would be dropped goes on where it holds a placeholder: whoever wrote it means it.
     """
-    own = canonical(lane.route.inject.header.encode())
     kept = [
         (name, value)
         for name, value in fields
@@ -128,7 +128,16 @@ def plain(lane: Lane, target: str, fields: Fields, nominated: frozenset[bytes]) 
         and name.lower() != b"content-length"
         and (canonical(name) not in lane.dropped or _meant(lane, name, value))
     ]
-    return Draft(target, kept), any(canonical(name) == own for name, _ in kept)
+    kept, own = _settled(lane, kept, ours=not lane.route.tokenless)
+    return Draft(target, kept), own
+
+
+def _settled(lane: Lane, fields: Fields, *, ours: bool) -> tuple[Fields, bool]:
+    """The fields that go on, and whether a credential is among them: else ours follows, with what we set beside it."""
+    place = canonical(lane.route.inject.header.encode())
+    if any(canonical(name) == place for name, _ in fields):
+        return fields, True
+    return [field for field in fields if not ours or canonical(field[0]) not in lane.beside], False
 
 
 def _meant(lane: Lane, name: bytes, value: bytes) -> bool:
@@ -186,8 +195,8 @@ def form(
             for name, value in inside
             if canonical(name) != own or (replaced and found_in(value))
         ]
-    draft = Draft(url.target, inside, outside="" if inner == method else method)
-    return chosen, inner, draft, any(canonical(name) == own for name, _ in inside)
+    inside, brought = _settled(chosen, inside, ours=chosen.target is not None and chosen.target.token)
+    return chosen, inner, Draft(url.target, inside, outside="" if inner == method else method), brought
 
 
 def _inside(text: bytes) -> Fields:

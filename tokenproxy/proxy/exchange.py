@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,8 +18,9 @@ from tokenproxy.core.problems import BODY_NOT_REPLAYABLE
 from tokenproxy.core.signals import Verdict
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import AccountError, StoreError
-from tokenproxy.proxy.answer import ending, interim, read_answer
+from tokenproxy.proxy.answer import ending, interim, read_answer, without_token
 from tokenproxy.proxy.body import LAST_CHUNK, Body, chunk
+from tokenproxy.proxy.card import Card
 from tokenproxy.proxy.draft import (
     Draft,
     Preflight,
@@ -27,7 +29,9 @@ from tokenproxy.proxy.draft import (
     replaced_body,
     unresolved_problem,
 )
+from tokenproxy.proxy.pool import Pool
 from tokenproxy.proxy.problem import LostError, ProblemError, render, upstream_invalid
+from tokenproxy.proxy.proof import nonce_of, wants_nonce
 from tokenproxy.proxy.record import RequestLog
 from tokenproxy.proxy.request import VIA, Request
 from tokenproxy.proxy.upstream import UpstreamSide
@@ -216,17 +220,82 @@ class Exchange:
 
     # sending
 
-    async def _send(self, request: Request, tokens: TokenSet | None) -> RawResponseMessage:
-        """
-        Send the request with this token, or with none of ours, and wait for the final answer's head.
+    def _send(self, request: Request, tokens: TokenSet | None) -> Coroutine[Any, Any, RawResponseMessage]:
+        """Send the request with this token, or with none of ours, and wait for the final answer's head."""
+        lane = request.lane
+        if tokens is None:
+            return self._deliver(request, lane.own_pool, request.head + b"\r\n")
+        card = lane.card(request.account, tokens)
+        if card.plain:
+            return self._deliver(request, lane.pool, request.head + card.line)
+        return self._send_as_told(request, card)
 
+    async def _send_as_told(self, request: Request, card: Card) -> RawResponseMessage:
+        """Where the token set leads, with the token in the query or with a proof of its key."""
+        pool = request.lane.pool_of(card)
+        method, target, rest = card.addressed(request.head)
+        head = b"%b %b HTTP/1.1\r\n%b" % (method, target, rest)
+        if card.key is not None:
+            return await self._send_proven(request, card, pool, head, target)
+        answer = await self._deliver(request, pool, head + card.line)
+        return without_token(answer, card.query) if card.query else answer
+
+    async def _send_proven(
+        self, request: Request, card: Card, pool: Pool, head: bytes, target: bytes
+    ) -> RawResponseMessage:
+        """
+        With a proof of the token's key; once more with the nonce that the upstream asks for.
+
+        Which is no renewal, and repeats nothing: such an upstream has not looked at the request (RFC 9449 section 9).
+        """
+        upstream = pool.upstream
+        url = f"{upstream.scheme}://{upstream.authority}{target.partition(b'?')[0].decode('latin-1')}"
+        asked = False
+        while True:
+            line = self._proof(request, card, url, pool.nonce)
+            answer = await self._deliver(request, pool, head + line + card.line)
+            pool.nonce = nonce_of(answer) or pool.nonce
+            if asked or not wants_nonce(answer) or not nonce_of(answer):
+                return answer
+            asked = True
+            await self._stop_upload()
+            if self.body is not None and not self.body.replayable:
+                self.code = BODY_NOT_REPLAYABLE
+                return answer
+            self._let_go(answer)
+
+    def _proof(self, request: Request, card: Card, url: str, nonce: str) -> bytes:
+        try:
+            proof = self.plane.prover.proof(
+                card.key or "",
+                method=request.method,
+                url=url,
+                access_token=card.tokens.access_token,
+                nonce=nonce,
+            )
+        except ValueError as unusable:
+            raise ProblemError(
+                "misconfigured",
+                f"The account's tokens are bound to a key of which no proof can be made: {unusable}.",
+                next_step=f"tokenproxy login {request.account}",
+                account=request.account,
+            ) from None
+        return b"DPoP: %b\r\n" % proof.encode()
+
+    def _let_go(self, answer: RawResponseMessage) -> None:
+        """The upstream's answer is not passed on: another attempt follows."""
+        if self.upstream is not None:
+            uploaded = self.body is None or self.body.sent
+            self.upstream.release(answer, uploaded=uploaded, now=self.plane.monotonic())
+            self.upstream = None
+        self.held = b""
+
+    async def _deliver(self, request: Request, pool: Pool, head: bytes) -> RawResponseMessage:
+        """
         A kept connection may turn out to be dead. The request goes out once more only where nothing can have been
         executed twice: not a byte of an answer came, and the method says that twice is as good as once (RFC 9110
         section 9.2.2) or nothing was written.
         """
-        pool = request.lane.pool
-        line = b"\r\n" if tokens is None else request.lane.card(request.account, tokens).line
-        head = request.head + line
         upstream = pool.take()
         if upstream is not None:
             try:
@@ -336,7 +405,7 @@ class Exchange:
     ) -> RawResponseMessage:
         """The upstream called the token dead: find out, renew, and send again once with a newer one."""
         plane, lane = self.plane, request.lane
-        upstream, body = self.upstream, self.body
+        body = self.body
         await self._stop_upload()  # what it would read now may not fit into the copy
         newer = await plane.source.renew(request.account, tokens, route=lane.route.name)
         if isinstance(newer, KeepAnswer):
@@ -345,10 +414,7 @@ class Exchange:
             self.code = BODY_NOT_REPLAYABLE
             lane.metrics.retries["not_replayable"] += 1
             return answer
-        if upstream is not None:
-            upstream.release(answer, uploaded=body is None or body.sent, now=plane.monotonic())
-            self.upstream = None
-        self.held = b""
+        self._let_go(answer)
         answer = await self._send(request, newer)
         if answer.code in lane.suspects and await self._dead(request, answer):
             plane.source.refused_again(request.account, newer, route=lane.route.name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections import deque
 from typing import Final
 
@@ -12,16 +11,14 @@ from tokenproxy import log
 from tokenproxy.core.routes import Route, Target, account_header
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.metrics import RouteMetrics
-from tokenproxy.proxy.pool import Pool
+from tokenproxy.proxy.card import Card, canonical
+from tokenproxy.proxy.pool import Pool, Visits
 from tokenproxy.proxy.problem import ProblemError
 
 _log: Final = logging.getLogger("tokenproxy.proxy")
 
 CARDS: Final = 1024
 """Accounts of one route whose token line is kept ready; more are made anew."""
-_UNSENDABLE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-
-
 PLAIN_BODIES: Final = b"Accept-Encoding: identity\r\n"
 """In the place of the caller's own, where bodies must be read: we decode nothing, and nearly every caller asks for gzip."""
 TELL_EVERY: Final = 10.0
@@ -32,19 +29,6 @@ _TOLD: Final = {
     "overloaded": "overloaded",
 }
 """Error code -> log event; the others are the caller's business, or told where they arise."""
-
-
-class Card:
-    """One token set as this route's upstream takes it."""
-
-    __slots__ = ("line", "tokens", "worked")
-
-    def __init__(self, tokens: TokenSet, line: bytes) -> None:
-        self.tokens = tokens
-        self.line = line
-        """The token's field, and the blank line that ends the head."""
-        self.worked = False
-        """The source has been told that an upstream took it."""
 
 
 class Turns:
@@ -103,12 +87,12 @@ class Lane:
     __slots__ = (
         "account",
         "base",
+        "beside",
         "by_header",
         "cards",
         "drafted",
         "dropped",
         "host_line",
-        "inject",
         "metrics",
         "origins",
         "pool",
@@ -121,11 +105,16 @@ class Lane:
         "told_until",
         "turns",
         "untold",
+        "visits",
     )
 
-    def __init__(self, route: Route, *, pool: Pool, metrics: RouteMetrics, turns: Turns) -> None:
+    def __init__(
+        self, route: Route, *, pool: Pool, visits: Visits, metrics: RouteMetrics, turns: Turns
+    ) -> None:
         self.route = route
         self.pool = pool
+        """Never connects where the upstream is a template; then it only says under which TLS files others do."""
+        self.visits = visits
         self.metrics = metrics
         self.turns = turns
         self.account = route.account
@@ -139,7 +128,8 @@ class Lane:
         self.host_line = f"Host: {route.upstream.authority}\r\n".encode()
         if route.signals.by_body:
             self.host_line += PLAIN_BODIES
-        self.inject = tuple(route.inject.value.split("{access_token}"))
+        self.beside = frozenset(canonical(name.encode()) for name in _beside(route))
+        """Names, canonical, of fields that we set beside the token's own."""
         self.dropped = _dropped(route)
         self.drafted = route.placeholders or route.tokenless or bool(route.targets)
         """The head of its requests is not made at the gate (``draft.py``)."""
@@ -164,42 +154,39 @@ class Lane:
         self.told_until, self.untold = now + TELL_EVERY, 0
 
     def card(self, account: str, tokens: TokenSet) -> Card:
-        """The token's line, made once per token set; raises ``misconfigured`` for a token that no header can hold."""
+        """What the token set means here, made once; raises ``misconfigured`` where it cannot be sent."""
         card = self.cards.get(account)
         if card is not None and card.tokens is tokens:
             return card
-        card = Card(tokens, self._line(account, tokens))
+        card = Card(self.route, account, tokens)
         if len(self.cards) >= CARDS:
             self.cards.clear()
         self.cards[account] = card
         return card
 
-    def _line(self, account: str, tokens: TokenSet) -> bytes:
-        value = tokens.access_token.join(self.inject).encode("utf-8", "surrogateescape")
-        if _UNSENDABLE.search(value):
+    @property
+    def own_pool(self) -> Pool:
+        """Where requests without a token of ours go; raises ``misconfigured`` where only a token set knows."""
+        if self.route.upstream.template:
             raise ProblemError(
                 "misconfigured",
-                "The account's token holds characters that no header may hold, so it is not sent.",
-                next_step=f"tokenproxy import {account} < answer.json",
-                account=account,
+                "The account's tokens say where this route leads, and this request goes without them.",
+                next_step=f"Leave the credential to us, or name a host in upstream of [routes.{self.route.name}].",
             )
-        return b"%b: %b\r\n\r\n" % (self.route.inject.header.encode(), value)
+        return self.pool
+
+    def pool_of(self, card: Card) -> Pool:
+        """Where a card's requests go."""
+        return self.pool if card.upstream is None else self.visits.pool(card.upstream, self.pool.tls)
 
 
-def canonical(name: bytes) -> bytes:
-    """
-    How a lax upstream may read a field's name: WSGI, CGI and PHP turn everything that is no letter or digit into one
-    character, so that ``X_Access_Token`` and ``X-Access-Token`` are the same to them.
-    """
-    return name.lower().translate(_ONE_SPELLING)
-
-
-_ONE_SPELLING: Final = bytes(code if chr(code).isalnum() and code < 128 else ord("-") for code in range(256))
+def _beside(route: Route) -> set[str]:
+    return {*route.inject.headers, "dpop"} if route.dpop else {*route.inject.headers}
 
 
 def _dropped(route: Route) -> frozenset[bytes]:
     """Canonical names of a caller's fields that this route does not pass on."""
-    names = {route.inject.header}
+    names = {route.inject.header, *_beside(route)} - {""}
     if "authorization" not in route.passed:
         names.add("authorization")
     if route.signals.by_body:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from tokenproxy import log
-from tokenproxy.core.interfaces import Clock, TokenSource
+from tokenproxy.core.interfaces import Clock, Prover, TokenSource
 from tokenproxy.core.placeholders import ValueSource
 from tokenproxy.core.routes import Route, RouteTable, Target
 from tokenproxy.core.settings import Deadlines, Limits, ReplayBudget, TLSFiles
@@ -31,7 +31,7 @@ from tokenproxy.proxy.body import Vault
 from tokenproxy.proxy.caller import CallerSide, overload_answer
 from tokenproxy.proxy.lane import Lane, Turns
 from tokenproxy.proxy.parsers import check_parsers
-from tokenproxy.proxy.pool import Pool, Resolve, resolved
+from tokenproxy.proxy.pool import Pool, Resolve, Visits, resolved
 from tokenproxy.proxy.record import RequestLog
 from tokenproxy.proxy.request import Gate
 from tokenproxy.proxy.tls import Stamp, stamp, tls_context
@@ -76,6 +76,7 @@ class Plane:
         settings: PlaneSettings,
         *,
         source: TokenSource,
+        prover: Prover,
         clock: Clock,
         metrics: Metrics,
         on_request: Callable[[RequestLog], None] | None = None,
@@ -85,6 +86,7 @@ class Plane:
         """``values``: what placeholders stand for; routes that have none need it not."""
         check_parsers()
         self.source = source
+        self.prover = prover
         self.values = values
         self.metrics = metrics
         self.on_request = on_request
@@ -101,6 +103,7 @@ class Plane:
         """One for each set of files: each takes 25 ms to build, and a megabyte."""
         self._retired: WeakSet[Pool] = WeakSet()
         """No route's any more, but perhaps a request's: one that still waits for its token will connect later."""
+        self._visits = Visits(self._retired)
         self._route_turns: dict[str, Turns] = {}
         self._servers: list[asyncio.Server] = []
         self._sockets: list[tuple[str, tuple[int, int]]] = []
@@ -134,6 +137,7 @@ class Plane:
                 self._retired.add(pool)
         for pool in pools.values():
             pool.configure(settings.deadlines, settings.limits)
+        self._visits.configure(settings.deadlines, settings.limits, contexts=contexts.values())
         for lane in lanes.values():
             lane.turns.limit = lane.route.in_flight
         self.settings = settings
@@ -193,7 +197,7 @@ class Plane:
         for caller in list(self.callers):
             caller.abort()
         tasks = [caller.task for caller in self.callers if caller.task is not None]
-        for pool in (*self._pools.values(), *self._retired):
+        for pool in (*self._pools.values(), *self._visits, *self._retired):
             pool.retire()
             pool.abort()
         if tasks:
@@ -241,7 +245,13 @@ class Plane:
     ) -> Lane:
         """A route's lane; with ``targets``, one for each of them below it."""
         pool = self._pool(route, pools, contexts, target or next(iter(route.targets), None))
-        lane = Lane(route, pool=pool, metrics=self.metrics.route(route.name), turns=turns)
+        lane = Lane(
+            route,
+            pool=pool,
+            visits=self._visits,
+            metrics=self.metrics.route(route.name),
+            turns=turns,
+        )
         lane.target = target
         lane.targets = tuple(
             self._lane(replace(route, upstream=each.upstream, targets=()), turns, pools, contexts, each)
@@ -265,10 +275,10 @@ class Plane:
         context = None
         allows = None if target is None else partial(may_connect, target)
         checked = target is not None and ("private" if target.private else "public")
-        key: Any = (upstream.origin, checked)
+        key: Any = (upstream.template or upstream.origin, checked)
         if upstream.scheme == "https":
             files = (upstream.tls, stamp(upstream.tls, where=f"routes.{route.name}.tls"))
-            key = (upstream.origin, checked, files)
+            key = (*key, files)
             context = contexts.get(files) or self._contexts.get(files)
             if context is None:
                 context = tls_context(upstream.tls, where=f"routes.{route.name}.tls")
@@ -280,7 +290,7 @@ class Plane:
         now = self.monotonic()
         for caller in list(self.callers):
             caller.sweep(now)
-        for pool in (*self._pools.values(), *self._retired):
+        for pool in (*self._pools.values(), *self._visits, *self._retired):
             for side in list(pool.sides):
                 side.sweep(now)
         self._sweeping = loop.call_later(self._period, self._sweep, loop)

@@ -6,13 +6,17 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Final
+from weakref import WeakSet
 
 from tokenproxy.core.routes import Upstream
 from tokenproxy.core.settings import Deadlines, Limits
 from tokenproxy.proxy.problem import ProblemError
 from tokenproxy.proxy.upstream import UpstreamSide
 
+VISITED: Final = 256
+"""Origins that token sets lead to whose connections are kept."""
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port -> the addresses it has now, at least one; raises ``OSError``."""
 
@@ -37,6 +41,7 @@ class Pool:
         "idle",
         "idle_timeout",
         "max_head",
+        "nonce",
         "resolve",
         "retired",
         "sides",
@@ -62,6 +67,8 @@ class Pool:
         """All open connections, for the sweep."""
         self.retired = False
         """No route uses this pool any more; what comes back is closed."""
+        self.nonce = ""
+        """The newest that this origin gave for DPoP proofs (RFC 9449 section 8.2)."""
         self.connect_timeout = Deadlines().connect
         self.idle_timeout = Deadlines().upstream_idle
         self.max_head = Limits().head
@@ -176,3 +183,44 @@ class Pool:
     def abort(self) -> None:
         for side in list(self.sides):
             side.abort()
+
+
+class Visits:
+    """Pools of origins that the config does not know: token sets lead to them. The one not used for longest goes first."""
+
+    __slots__ = ("_deadlines", "_limits", "_pools", "retired")
+
+    def __init__(self, retired: WeakSet[Pool]) -> None:
+        self._pools: dict[tuple[str, ssl.SSLContext | None], Pool] = {}
+        self._deadlines, self._limits = Deadlines(), Limits()
+        self.retired = retired
+        """Those which went, and which somebody may still use."""
+
+    def __iter__(self) -> Iterator[Pool]:
+        return iter(self._pools.values())
+
+    def configure(self, deadlines: Deadlines, limits: Limits, *, contexts: Iterable[ssl.SSLContext]) -> None:
+        """Go over to other settings; where no route has a TLS context any more, its connections end."""
+        self._deadlines, self._limits = deadlines, limits
+        known = {None, *contexts}
+        for key, pool in list(self._pools.items()):
+            pool.configure(deadlines, limits)
+            if key[1] not in known:
+                self._retire(key)
+
+    def pool(self, upstream: Upstream, tls: ssl.SSLContext | None) -> Pool:
+        tls = tls if upstream.scheme == "https" else None
+        key = (upstream.origin, tls)
+        pool = self._pools.pop(key, None)
+        if pool is None:
+            pool = Pool(upstream, tls=tls)
+            pool.configure(self._deadlines, self._limits)
+            if len(self._pools) >= VISITED:
+                self._retire(next(iter(self._pools)))
+        self._pools[key] = pool  # behind all others: the newest
+        return pool
+
+    def _retire(self, key: tuple[str, ssl.SSLContext | None]) -> None:
+        pool = self._pools.pop(key)
+        pool.retire()
+        self.retired.add(pool)

@@ -13,8 +13,9 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from tokenproxy.core.routes import DOT_SEGMENT, RouteTable, valid_sub
+from tokenproxy.proxy.card import canonical
 from tokenproxy.proxy.draft import Draft, Preflight, cors, form, plain
-from tokenproxy.proxy.lane import Lane, canonical
+from tokenproxy.proxy.lane import Lane
 from tokenproxy.proxy.problem import ProblemError, bad_request
 
 PLAIN, HOP, HOST, CONNECTION, LENGTH, ENCODING, EXPECT, ORIGIN, SITE, KEY, ROUTED = range(11)

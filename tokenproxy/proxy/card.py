@@ -1,0 +1,107 @@
+"""One token set as one route's upstream takes it: what a request's head gets, and what is changed in it."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from tokenproxy.core.injection import placed
+from tokenproxy.core.routes import Route, Upstream, resolved
+from tokenproxy.core.tokens import TokenSet
+from tokenproxy.proxy.problem import ProblemError
+
+_UNSENDABLE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_NAME_ENDS: Final = re.compile(rb"[\[\x00]")
+"""PHP and Rails read ``token[x]=y`` as a part of ``token``, and old ones end a name at NUL."""
+
+
+class Card:
+    __slots__ = ("key", "line", "parameter", "plain", "query", "tokens", "upstream", "worked")
+
+    def __init__(self, route: Route, account: str, tokens: TokenSet) -> None:
+        """Raises ``misconfigured`` for tokens that this route cannot send."""
+        self.tokens = tokens
+        self.key = tokens.dpop_key if route.dpop else None
+        """What each request is to be proven with."""
+        self.parameter = canonical(route.inject.query.encode())
+        """The query parameter that takes the token, as a lax upstream may read its name."""
+        values = {**route.values, **tokens.captured, "access_token": tokens.access_token}
+        try:
+            what = placed(route.inject, values, bound=self.key is not None)
+            self.upstream: Upstream | None = (
+                resolved(route.upstream, values) if route.upstream.template else None
+            )
+            """Where the token set leads, where the route leaves it to that."""
+        except KeyError as missing:
+            raise _misconfigured(
+                f"The account's tokens came without {missing.args[0]}, which this route's requests need.",
+                account,
+            ) from None
+        except ValueError as wrong:
+            raise _misconfigured(f"The account's tokens lead to {wrong}.", account) from None
+        self.query = what.query.encode()
+        fields = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in what.fields]
+        if any(_UNSENDABLE.search(value) for _, value in fields):
+            raise ProblemError(
+                "misconfigured",
+                "The account's token holds characters that no header may hold, so it is not sent.",
+                next_step=f"tokenproxy import {account} < answer.json",
+                account=account,
+            )
+        self.line = b"".join([b"%b: %b\r\n" % field for field in fields]) + b"\r\n"
+        """The token's field, others that the profile wants, and the blank line that ends the head."""
+        self.plain = not (self.query or self.upstream or self.key)
+        """A request's head and ``line`` are all there is to send."""
+        self.worked = False
+        """The source has been told that an upstream took it."""
+
+    def addressed(self, head: bytes) -> tuple[bytes, bytes, bytes]:
+        """A request's head as this token set wants it, without ``line``: its first line's method and target, and the rest."""
+        first, host, fields = head.split(b"\r\n", 2)
+        method, _, rest = first.partition(b" ")
+        target = rest.rpartition(b" ")[0]
+        if self.upstream is not None:
+            target = self.upstream.path.encode() + target
+            host = b"Host: " + self.upstream.authority.encode()
+        if self.query:
+            target = with_parameter(target, self.parameter, self.query)
+        return method, target, b"%b\r\n%b" % (host, fields)
+
+
+def with_parameter(target: bytes, name: bytes, ours: bytes) -> bytes:
+    """
+    The target with our parameter at its end, and none before it that a lax upstream could take for it.
+
+    ``name`` is canonical; what else is in the query stays byte for byte. Some upstreams separate by ``;`` as well.
+    """
+    path, _, query = target.partition(b"?")
+    kept = []
+    for part in query.split(b"&"):
+        pieces = part.split(b";")
+        others = [piece for piece in pieces if _parameter(piece) != name]
+        if others or not pieces:
+            kept.append(b";".join(others))
+    rest = b"&".join(kept)
+    return path + b"?" + (rest + b"&" if rest else b"") + ours
+
+
+def _parameter(piece: bytes) -> bytes:
+    """A parameter's name as a lax upstream may read it."""
+    name = unquote_to_bytes(piece.partition(b"=")[0].replace(b"+", b" "))
+    return canonical(_NAME_ENDS.split(name, maxsplit=1)[0].strip())
+
+
+def canonical(name: bytes) -> bytes:
+    """
+    How a lax upstream may read a field's or a parameter's name: WSGI, CGI and PHP turn everything that is no letter or
+    digit into one character, so that ``X_Access_Token`` and ``X-Access-Token`` are the same to them.
+    """
+    return name.lower().translate(_ONE_SPELLING)
+
+
+_ONE_SPELLING: Final = bytes(code if chr(code).isalnum() and code < 128 else ord("-") for code in range(256))
+
+
+def _misconfigured(detail: str, account: str) -> ProblemError:
+    return ProblemError("misconfigured", detail, next_step=f"tokenproxy login {account}", account=account)
