@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -49,6 +50,15 @@ class Program:
         if self.fails is not None:
             raise self.fails
         return [self.rows[name] for name in sorted(self.rows)]
+
+    async def page(self, *, after: str = "", limit: int) -> list[dict[str, Any]]:
+        return [row for row in await self.statuses() if row["account"] > after][:limit]
+
+    async def overview(self, *, rows: int) -> dict[str, Any]:
+        found = await self.statuses()
+        states = Counter(row["state"] for row in found)
+        shown = found if len(found) <= rows else [row for row in found if row["state"] != "ok"][:rows]
+        return {"total": len(found), "states": dict(states), "accounts": shown}
 
     async def status(self, account: str) -> dict[str, Any]:
         return self._row(account)

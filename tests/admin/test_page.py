@@ -12,7 +12,8 @@ from tokenproxy.core.account import State
 
 
 def page(*accounts: dict[str, Any], **reasons: str) -> str:
-    return render(accounts, reasons, now=NOON, version="0.1.0")
+    overview = {"total": len(accounts), "states": {}, "accounts": accounts}
+    return render(overview, reasons, now=NOON, version="0.1.0")
 
 
 class Tags(HTMLParser):
@@ -69,6 +70,18 @@ def test_nothing_from_a_provider_becomes_markup() -> None:
 def test_every_state_has_words() -> None:
     """A new state must not show up as a bare identifier."""
     assert set(WORDS) == {state.value for state in State}
+
+
+def test_many_logins_are_counted_and_those_that_are_not_well_shown() -> None:
+    """100,000 rows are no page that anybody reads."""
+    unwell = {"account": "crm/anna", "state": "login_required", "next_step": "tokenproxy login crm/anna"}
+    overview = {"total": 100_000, "states": {"ok": 99_999, "login_required": 1}, "accounts": [unwell]}
+    words = " ".join(Tags(render(overview, {}, now=NOON, version="0.1.0")).words)
+    assert "100,000 logins: 1 login required, 99,999 ok. Below: those that are not well." in words
+    assert "tokenproxy login crm/anna" in words
+
+    well = {"total": 100_000, "states": {"ok": 100_000}, "accounts": []}
+    assert "100,000 logins: 100,000 ok. All are well." in render(well, {}, now=NOON, version="0.1.0")
 
 
 def test_no_account_is_not_an_empty_table() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,13 @@ import pytest
 
 from tests.cli.conftest import Setup
 from tests.cli.program import command_line, environment, serving, terminal
-from tokenproxy.cli.accounts import advice, status_table
+from tokenproxy import app, stores
+from tokenproxy.cli.accounts import Found, advice, counts_table, status_table
 from tokenproxy.cli.present import Printer
+from tokenproxy.config import load as load_config
+from tokenproxy.config import read_keys
+from tokenproxy.core.account import Reason, Standing, State
+from tokenproxy.core.tokens import TokenSet
 
 
 @pytest.mark.parametrize("running", [False, True], ids=["offline", "running"])
@@ -285,6 +291,69 @@ def test_the_first_import_says_that_a_key_was_made(tmp_path: Path) -> None:
     assert "wrote  tokenproxy.key   mode 0600. Keep a copy" in ended.err
     assert "long-enough-secret" not in ended.out + ended.err
     assert "refresh-token-of-somebody" not in ended.out + ended.err
+
+
+# -- many ---------------------------------------------------------------------------------------------------------------
+
+
+async def filled(config: Path, logins: int, *, refused: int) -> None:
+    """So many logins of ``books`` in the store, of which the last few need a person."""
+    loaded = load_config(config, {})
+    app.new_key_file(config.parent / "tokenproxy.key")
+    keys = read_keys(loaded.store, {})
+    store = await stores.open_store(loaded.store.url, keys)
+    bound, now = loaded.accounts["books"].bound_to, datetime.now(UTC)
+    for number in range(logins):
+        fine = number < logins - refused
+        standing = Standing(State.OK) if fine else Standing(State.LOGIN_REQUIRED, Reason.REFUSED, since=now)
+        tokens = TokenSet(access_token=f"planted-{number:04}", refresh_token="planted", generation=1)
+        await store.adopt(f"books/p{number:04}", tokens, bound_to=bound, standing=standing, now=now)
+    await store.close()
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["offline", "running"])
+async def test_many_logins_are_counted_and_those_that_are_not_well_listed(
+    setup: Setup, *, running: bool
+) -> None:
+    """With 100,000 of them nobody wants the list, and everybody wants to know whom to help."""
+    await filled(setup.config, 60, refused=2)
+    async with serving(setup.config) if running else nullcontext():
+        few = await setup.run("status")
+        found = json.loads((await setup.run("status", "--json")).out)
+        whole = await setup.run("status", "--all")
+
+    assert few.code == whole.code == 3
+    lines = few.out.splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["60", "logins"],
+        ["2", "✗", "login", "required"],
+        ["58", "✓", "ok"],
+    ]
+    assert [line.split()[0] for line in lines[4:7]] == ["ACCOUNT", "books/p0058", "books/p0059"]
+    assert "To fix books/p0058:  tokenproxy login books/p0058" in few.out
+    assert lines[-1] == f"Every login:  tokenproxy status --config {setup.config} --all"
+    assert (found["total"], found["states"]) == (60, {"ok": 58, "login_required": 2})
+    assert [each["account"] for each in found["accounts"]] == ["books/p0058", "books/p0059"]
+    assert sum(line.startswith("books/p") for line in whole.out.splitlines()) == 60
+    assert "planted" not in few.out + whole.out
+
+
+def test_more_that_are_not_well_than_anybody_reads_are_counted() -> None:
+    found = Found(
+        running=True,
+        accounts=[status(state="login_required")] * 50,
+        total=100_000,
+        states={"ok": 99_000, "login_required": 900, "degraded": 100},
+        reasons={},
+    )
+
+    assert counts_table(found, Printer(color=False)).splitlines() == [
+        "100,000  logins",
+        "    900  ✗ login required",
+        "    100  ! degraded",
+        " 99,000  ✓ ok",
+    ]
+    assert found.code == 3
 
 
 # -- the table, where no simulator brings an account into every state ---------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 
 from tests.oauth.house import ROUTE, House, renewed, table
 from tests.simulators import AskaraProvider, DeskeraProvider, PlainProvider
-from tokenproxy.core.account import Reason, State
+from tokenproxy.core.account import Reason, Standing, State
 from tokenproxy.core.provider import Registration
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import (
@@ -463,3 +463,43 @@ async def test_the_states_of_a_store_are_counted_at_the_start(tmp_path: Path) ->
         async with House(provider, path=tmp_path / "t.db") as house:
             assert states(house) == {"ok": 1, "new": 1}
             assert len(await house.operator.statuses()) == 2
+
+
+async def test_accounts_come_in_pages_without_those_that_the_config_lost() -> None:
+    """100,000 of them are never described in one go; a table that nobody logged in to has its place among them."""
+    async with AskaraProvider() as provider:
+        accounts = {name: table(provider, name) for name in ("a", "books", "empty", "z")}
+        async with House(provider, accounts=accounts) as house:
+            for number in range(7):
+                await house.login(f"books/{number}")
+            await house.login("a/anna")
+            house.accounts.pop("a")
+            house.source.configure(house.accounts, house.policy)
+
+            pages, after = [], ""
+            while page := await house.operator.page(after=after, limit=3):
+                assert len(page) <= 3
+                pages += [each["account"] for each in page]
+                after = pages[-1]
+
+            assert pages == [*(f"books/{number}" for number in range(7)), "empty", "z"]
+            assert [each["account"] for each in await house.operator.statuses()] == pages
+
+
+async def test_an_overview_counts_all_and_lists_those_that_are_not_well() -> None:
+    async with AskaraProvider() as provider:
+        accounts = {name: table(provider, name) for name in ("books", "empty")}
+        async with House(provider, accounts=accounts) as house:
+            for name in ("anna", "ben", "carl"):
+                await house.login(f"books/{name}")
+            await house.store.stand("books/ben", Standing(State.LOGIN_REQUIRED, Reason.REFUSED))
+            await house.store.stand("books/carl", Standing(State.DEGRADED, Reason.PROVIDER_DOWN))
+
+            whole = await house.operator.overview(rows=4)
+            few = await house.operator.overview(rows=3)
+            one = await house.operator.overview(rows=1)
+
+            assert (whole["total"], len(whole["accounts"])) == (4, 4)
+            assert few["states"] == {"ok": 1, "new": 1, "login_required": 1, "degraded": 1}
+            assert [each["account"] for each in few["accounts"]] == ["books/ben", "empty", "books/carl"]
+            assert len(one["accounts"]) == 1

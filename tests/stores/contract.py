@@ -307,6 +307,21 @@ class StoreContract:
             "dms": {State.NEW: 1},
         }
 
+    async def test_those_in_a_state_are_found_among_many(self, store: Store) -> None:
+        """Ten of 100,000 need somebody: they are wanted, and not the rest."""
+        for name in ("crm", "crm/anna", "crm/bert", "crm/carl", "crm-2", "dms/anna"):
+            await adopt(store, name)
+        for name in ("crm/anna", "crm/carl", "crm-2"):
+            await store.stand(name, LOST)
+        await store.forget("crm/bert", standing=GONE)
+
+        found = await store.in_states("crm", [State.IN_DOUBT, State.NEW], limit=10)
+        assert {each.account for each in found} == {"crm/anna", "crm/bert", "crm/carl"}
+        assert await store.summary("crm/bert") in found
+        assert len(await store.in_states("crm", {State.IN_DOUBT}, limit=1)) == 1
+        assert await store.in_states("crm", {State.MISCONFIGURED}, limit=10) == []
+        assert await store.in_states("crm", (), limit=10) == []
+
     async def test_idle_logins_come_oldest_first_and_in_pages(self, store: Store) -> None:
         """Those that have waited longest are nearest to their end."""
         for minute, name in enumerate(["crm/c", "crm/a", "crm/b", "dms/a", "crm/d"]):

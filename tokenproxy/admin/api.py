@@ -8,6 +8,7 @@ Rule: what changes anything needs the file permissions of the socket, or over TC
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,6 +45,11 @@ _log: Final = logging.getLogger(__name__)
 
 LONGEST_BODY: Final = 1024 * 1024
 """Bytes of a token answer; the largest known ones are a few KiB."""
+
+LONGEST_PAGE: Final = 1000
+"""Accounts in one page of the list."""
+ROWS: Final = 200
+"""Accounts on the start page; more are counted, and those that are not well are shown."""
 
 _ACCOUNT: Final = r"/api/accounts/{account:[^/]+(?:/[^/]+)?}"
 _OPEN: Final = frozenset({"/healthz", "/readyz", "/startupz"})
@@ -102,8 +108,17 @@ class Desk:
 
     # reading
 
-    async def list_accounts(self, _: web.Request) -> web.Response:
-        return json_answer({"accounts": await self.accounts.statuses()})
+    async def list_accounts(self, request: web.Request) -> web.Response:
+        """All, or those behind a name, a page at a time."""
+        if "limit" not in request.query:
+            return json_answer({"accounts": await self.accounts.statuses()})
+        limit = _count(request, "limit", default=LONGEST_PAGE, most=LONGEST_PAGE)
+        after = request.query.get("after", "")
+        return json_answer({"accounts": await self.accounts.page(after=after, limit=limit)})
+
+    async def overview(self, request: web.Request) -> web.Response:
+        rows = _count(request, "rows", default=50, most=LONGEST_PAGE)
+        return json_answer(await self.accounts.overview(rows=rows))
 
     async def account(self, request: web.Request) -> web.Response:
         return json_answer(await self.accounts.status(request.match_info["account"]))
@@ -115,12 +130,12 @@ class Desk:
 
     async def start_page(self, _: web.Request) -> web.Response:
         reasons = await self.health.reasons()
-        accounts, trouble = [], ""
+        overview, trouble = page.NO_OVERVIEW, ""
         try:
-            accounts = await self.accounts.statuses()
+            overview = await self.accounts.overview(rows=ROWS)
         except TokenproxyError as error:
             trouble = f"{error.message} {error.next_step}".strip()
-        html = page.render(accounts, reasons, now=self.now(), version=__version__, trouble=trouble)
+        html = page.render(overview, reasons, now=self.now(), version=__version__, trouble=trouble)
         return web.Response(text=html, content_type="text/html", status=503 if trouble else 200)
 
     # changing
@@ -158,6 +173,7 @@ class Desk:
         return [
             web.get("/api/status", self.status),
             web.get("/api/accounts", self.list_accounts),
+            web.get("/api/overview", self.overview),
             web.get(_ACCOUNT, self.account),
         ]
 
@@ -300,6 +316,13 @@ def _with_token(handler: Handler, token: Callable[[], AdminToken]) -> Handler:
         return answer
 
     return checked
+
+
+def _count(request: web.Request, name: str, *, default: int, most: int) -> int:
+    text = request.query.get(name, str(default))
+    if not re.fullmatch(r"[1-9]\d{0,5}", text, re.ASCII):
+        raise Unusable(f"{name} must be a number from 1 to {most}")
+    return min(int(text), most)
 
 
 def _verdict(request: web.Request, reasons: dict[str, str]) -> web.Response:

@@ -21,6 +21,7 @@ from tokenproxy.admin.problems import CONTENT_TYPE, from_problem
 from tokenproxy.admin.sockets import short_path
 from tokenproxy.errors import NotRunningError, TokenproxyError
 
+_PAGE: Final = 500
 PATIENCE: Final = 120.0
 """Seconds for a whole call; a renewal may wait for its turn, for the provider, and for the provider again."""
 
@@ -47,8 +48,20 @@ class AdminClient:
     # Accounts
 
     async def statuses(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = (await self.get("/api/accounts"))["accounts"]
+        """In pages, so that no answer keeps the program busy for long."""
+        found, after = [], ""
+        while page := await self.page(after=after, limit=_PAGE):
+            found += page
+            after = page[-1]["account"]
         return found
+
+    async def page(self, *, after: str = "", limit: int) -> list[dict[str, Any]]:
+        path = f"/api/accounts?limit={limit}&after={quote(after, safe='')}"
+        found: list[dict[str, Any]] = (await self.get(path))["accounts"]
+        return found
+
+    async def overview(self, *, rows: int) -> dict[str, Any]:
+        return await self.get(f"/api/overview?rows={rows}")
 
     async def status(self, account: str) -> dict[str, Any]:
         return await self.get(_at(account))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from html import escape
 from typing import Any, Final
@@ -32,8 +32,11 @@ WORDS: Final[Mapping[str, str]] = {
 _NEEDS_SOMEBODY: Final = frozenset({"login_required", "misconfigured"})
 
 
+NO_OVERVIEW: Final[Mapping[str, Any]] = {"total": 0, "states": {}, "accounts": []}
+
+
 def render(
-    accounts: Sequence[Mapping[str, Any]],
+    overview: Mapping[str, Any],
     reasons: Mapping[str, str],
     *,
     now: datetime,
@@ -43,21 +46,23 @@ def render(
     """
     The page as HTML.
 
-    ``accounts`` as ``core.interfaces.Accounts.status`` gives them, ``reasons`` as ``Health.reasons``; ``trouble``
+    ``overview`` as ``core.interfaces.Accounts.overview`` gives it, ``reasons`` as ``Health.reasons``; ``trouble``
     is why the accounts could not be read.
     """
-    rows = "".join(_row(account, now) for account in accounts)
+    rows = "".join(_row(account, now) for account in overview["accounts"])
     table = (
         f"<table><thead><tr><th>Account<th>State<th>Token until<th>Last renewal<th>What to do"
         f"</thead><tbody>{rows}</tbody></table>"
         if rows
+        else ""
+        if overview["total"]
         else "<p>No account is configured yet: add a table <code>[accounts.NAME]</code> to the config file.</p>"
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>tokenproxy</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head><body><h1>tokenproxy</h1>"
-        f"{_health(reasons)}{_paragraph(trouble) if trouble else table}"
+        f"{_health(reasons)}{_paragraph(trouble) if trouble else _counts(overview) + table}"
         f'<p class="soft">tokenproxy {escape(version)}, as of {now.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC. '
         'Reload for news. <a href="/metrics">Metrics</a>, <a href="/readyz">readiness</a>, '
         '<a href="/api/accounts">the same as JSON</a>.</p></body></html>'
@@ -69,6 +74,20 @@ def _health(reasons: Mapping[str, str]) -> str:
         return "<p>Ready for requests.</p>"
     said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     return _paragraph(f"Not ready for requests. {said}")
+
+
+def _counts(overview: Mapping[str, Any]) -> str:
+    """Where there are more logins than rows: how many are in which state, and which are shown."""
+    total, shown = overview["total"], len(overview["accounts"])
+    if total <= shown:
+        return ""
+    counts = ", ".join(
+        f"{count:,} {escape(WORDS.get(state, state))}"
+        for state, count in sorted(overview["states"].items())
+        if count
+    )
+    below = "Below: those that are not well." if shown else "All are well."
+    return f"<p>{total:,} logins: {counts}. {below}</p>"
 
 
 def _paragraph(text: str) -> str:

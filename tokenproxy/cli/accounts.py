@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +32,9 @@ STATES: Final[Mapping[str, tuple[str, str]]] = {
 """An account's state as a mark and in words."""
 NEEDS_LOGIN: Final = frozenset({"new", "login_required"})
 LOGIN_REQUIRED: Final = 3
+
+ROWS: Final = 50
+"""Logins that are listed one by one; of more, those that are not well."""
 
 _LARGEST: Final = 1024 * 1024
 _LONGEST_LINE: Final = 4095
@@ -229,60 +233,96 @@ def _token_until(status: Status, now: datetime) -> str:
 # -- status ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What there is to show."""
+
+    running: bool
+    """Whether ``serve`` runs."""
+    accounts: Sequence[Status]
+    total: int
+    states: Mapping[str, int]
+    """State -> how many; of all of them, shown or not."""
+    reasons: Mapping[str, str]
+    """Why ``serve`` is not ready."""
+
+    @property
+    def code(self) -> int:
+        return LOGIN_REQUIRED if any(self.states.get(state) for state in NEEDS_LOGIN) else 0
+
+
 @command("status", json=True)
 @account_argument(required=False)
+@click.option("--all", "everything", is_flag=True, help=f"Every login, where they are more than {ROWS}.")
 @click.option("--watch", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
-def status(call: Call, *, account: str | None, watch: bool) -> int:
+def status(call: Call, *, account: str | None, everything: bool, watch: bool) -> int:
     """
     What is logged in, until when, and what to do.
 
-    Exit code 3 if an account needs a login, so that a script may ask.
+    More than 50 logins are counted by state, and those that are not well are listed. Exit code 3 if an account needs a login, so that a script may ask.
     """
-    if not watch:
-        running, found, reasons = _read(call, account)
-        _show(call, account, found, reasons, running=running)
-        return LOGIN_REQUIRED if any(each["state"] in NEEDS_LOGIN for each in found) else 0
     while True:
-        running, found, reasons = _read(call, account)
-        if sys.stdout.isatty() and not call.json:
+        found = _read(call, account, everything=everything)
+        if watch and sys.stdout.isatty() and not call.json:
             click.clear()
-        _show(call, account, found, reasons, running=running)
+        _show(call, account, found)
+        if not watch:
+            return found.code
         time.sleep(_EVERY)
 
 
-def _read(call: Call, account: str | None) -> tuple[bool, list[Status], Mapping[str, str]]:
-    """
-    Whether ``serve`` runs, the accounts, and why it is not ready.
+def _read(call: Call, account: str | None, *, everything: bool) -> Found:
+    """Opened anew each time: a store that we held open would keep ``serve`` from starting."""
 
-    Opened anew each time: a store that we held open would keep ``serve`` from starting.
-    """
-
-    async def work(_: Config, face: OperatorFace) -> tuple[bool, list[Status], Mapping[str, str]]:
-        found: list[Status] = (
-            [*await face.accounts.statuses()] if account is None else [await face.accounts.status(account)]
-        )
+    async def work(_: Config, face: OperatorFace) -> Found:
+        if account is not None:
+            one = await face.accounts.status(account)
+            overview: dict[str, Any] = {"total": 1, "states": {one["state"]: 1}, "accounts": [one]}
+        else:
+            overview = await face.accounts.overview(rows=ROWS)
+            if everything and overview["total"] > len(overview["accounts"]):
+                overview["accounts"] = await face.accounts.statuses()
         reasons = (await face.info()).get("reasons", {}) if face.running else {}
-        return face.running, found, reasons
+        return Found(running=face.running, reasons=reasons, **overview)
 
     return operate(call, work, create=False)
 
 
-def _show(
-    call: Call, account: str | None, found: Sequence[Status], reasons: Mapping[str, str], *, running: bool
-) -> None:
+def _show(call: Call, account: str | None, found: Found) -> None:
+    out = call.out
     if call.json:
-        whole = {"running": running, "accounts": found, "reasons": reasons}
-        call.out.json(dict(found[0]) if account is not None else whole)
+        out.json(dict(found.accounts[0]) if account is not None else asdict(found))
         return
-    if not running:
-        call.out.note("serve is not running; this is what the store holds.")
+    if not found.running:
+        out.note("serve is not running; this is what the store holds.")
     now = local_now()
-    call.out.result(status_table(found, now, call.out))
-    for each in found:
-        for line in advice(each, now, running=running):
-            call.out.result(call.step(line))
-    for name, reason in reasons.items():
-        call.out.result(f"{call.out.mark('bad')} serve is not ready ({name}): {reason}")
+    if found.total > len(found.accounts):
+        out.result(counts_table(found, out))
+        out.say("")
+    if found.accounts or not found.total:
+        out.result(status_table(found.accounts, now, out))
+    for each in found.accounts:
+        for line in advice(each, now, running=found.running):
+            out.result(call.step(line))
+    unwell = sum(count for state, count in found.states.items() if state != "ok")
+    if found.total > len(found.accounts):
+        more = f"{unwell - len(found.accounts):,} more are not well. " if unwell > len(found.accounts) else ""
+        out.say(f"{more}Every login:  {call.step('tokenproxy status')} --all")
+    for name, reason in found.reasons.items():
+        out.result(f"{out.mark('bad')} serve is not ready ({name}): {reason}")
+
+
+def counts_table(found: Found, out: Printer) -> str:
+    """How many logins are in which state, the worst first."""
+    order = ["bad", "warn", "good"]
+    rows = []
+    for state, count in found.states.items():
+        mark, words = STATES.get(state, ("warn", state))
+        rows.append((order.index(mark), words, mark, f"{count:,}"))
+    wide = len(f"{found.total:,}")
+    lines = [[f"{found.total:>{wide},}", "logins"]]
+    lines += [[f"{count:>{wide}}", f"{out.mark(mark)} {words}"] for _, words, mark, count in sorted(rows)]
+    return table(lines)
 
 
 def status_table(found: Sequence[Status], now: datetime, out: Printer) -> str:

@@ -12,7 +12,7 @@ import click
 
 from tokenproxy import __version__
 from tokenproxy.cli import peek
-from tokenproxy.cli.accounts import NEEDS_LOGIN, STATES, local_now
+from tokenproxy.cli.accounts import NEEDS_LOGIN, ROWS, STATES, local_now
 from tokenproxy.cli.command import Call, command, operate, shown
 from tokenproxy.cli.present import Printer, counted, moment, table, when
 from tokenproxy.errors import ConfigError, Problem, TokenproxyError
@@ -68,23 +68,32 @@ def _not_told_here(record: logging.LogRecord) -> bool:
 
 
 async def _tell(call: Call, running: App) -> None:
+    logins, statuses = 0, []
     try:
-        statuses = await running.accounts.statuses()
+        overview = await running.accounts.overview(rows=ROWS)
+        logins, statuses = overview["total"] - overview["states"].get("new", 0), overview["accounts"]
+        told = {each["account"] for each in statuses}
+        if overview["total"] > len(statuses):  # those of routes that name one are told too
+            named = {route.account for route in running.config.routes[:ROWS] if "{" not in route.account}
+            statuses += [await running.accounts.status(account) for account in sorted(named - told)]
     except TokenproxyError:  # the store's own error is in the log; the addresses are still worth telling
-        statuses = []
-    for line in start_lines(call, running.config, running.addresses, statuses):
+        pass
+    for line in start_lines(call, running.config, running.addresses, statuses, logins=logins):
         call.out.note(call.step(line))
 
 
 def start_lines(
-    call: Call, config: Config, addresses: Mapping[str, str], statuses: Sequence[Mapping[str, Any]]
+    call: Call,
+    config: Config,
+    addresses: Mapping[str, str],
+    statuses: Sequence[Mapping[str, Any]],
+    *,
+    logins: int,
 ) -> list[str]:
-    """What ``serve`` says when every listener is bound."""
-    logins = counted(sum(each["state"] != "new" for each in statuses), "login")
+    """What ``serve`` says when every listener is bound; ``logins``: how many there are, told or not."""
     routes = counted(len(config.routes), "route")
-    lines = [
-        f"tokenproxy {__version__}   {call.config}, {routes}, store {shown(config.store.path)} ({logins})"
-    ]
+    store = f"store {shown(config.store.path)} ({counted(logins, 'login')})"
+    lines = [f"tokenproxy {__version__}   {call.config}, {routes}, {store}"]
     by_account = {each["account"]: each for each in statuses}
     rows = [
         (

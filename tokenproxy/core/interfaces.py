@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -157,6 +157,9 @@ class Store(Protocol):
         With 100,000 of them: in pages.
         """
 
+    async def in_states(self, table: str, states: Collection[State], *, limit: int) -> Sequence[Summary]:
+        """Accounts of a config table that are in one of these states, at most ``limit``; quick, as ``tally``."""
+
     async def tally(self) -> Mapping[str, Mapping[State, int]]:
         """How many accounts of each config table are in which state; quick, however many there are."""
 
@@ -261,6 +264,17 @@ class Accounts(Protocol):
 
     async def statuses(self) -> list[dict[str, Any]]:
         """Every configured account and every stored login, by name; shapes as ``status``."""
+
+    async def page(self, *, after: str = "", limit: int) -> list[dict[str, Any]]:
+        """Of ``statuses`` those behind a name, at most ``limit``; fewer: there are no more."""
+
+    async def overview(self, *, rows: int) -> dict[str, Any]:
+        """
+        Quick, however many logins there are.
+
+        Keys: total, states (state -> how many), accounts: all of them where they are no more than ``rows``, else so
+        many of those that are not well, first those that need a person.
+        """
 
     async def status(self, account: str) -> dict[str, Any]:
         """

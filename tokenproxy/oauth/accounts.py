@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from tokenproxy import log
 from tokenproxy.core.account import AT_EASE, Reason, Standing, State
@@ -27,6 +28,11 @@ from tokenproxy.oauth.refusals import LOGIN_IN_THE_WAY, next_step, sentence
 from tokenproxy.oauth.source import Source
 
 _log = logging.getLogger("tokenproxy.oauth")
+
+_PAGE: Final = 500
+"""Logins described in one go; the loop does other things between two."""
+_NEED_SOMEBODY: Final = frozenset({State.LOGIN_REQUIRED, State.MISCONFIGURED, State.NEW})
+_MEND: Final = frozenset({State.IN_DOUBT, State.DEGRADED})
 
 
 class OperatorAccounts:
@@ -49,16 +55,66 @@ class OperatorAccounts:
         self._accounts = accounts
 
     async def statuses(self) -> list[dict[str, Any]]:
-        summaries = {summary.account: summary for summary in await self._store.summaries()}
+        found, after = [], ""
+        while page := await self.page(after=after, limit=_PAGE):
+            found += page
+            after = page[-1]["account"]
+        return found
+
+    async def page(self, *, after: str = "", limit: int) -> list[dict[str, Any]]:
         known = self._accounts()
-        names = {name for name in summaries if table_of(name) in known}
-        names |= {table for table in known if not any(table_of(name) == table for name in names)}
-        return [self._describe(name, summaries.get(name)) for name in sorted(names)]
+        summaries: list[Summary] = []
+        behind, more = after, True
+        while more and len(summaries) < limit:  # rows of tables that the config lost do not count
+            rows = await self._store.summaries(after=behind, limit=limit)
+            more = len(rows) == limit
+            behind = rows[-1].account if rows else behind
+            summaries += [row for row in rows if table_of(row.account) in known]
+        by_name: dict[str, Summary | None] = {each.account: each for each in summaries[:limit]}
+        last = summaries[limit - 1].account if len(summaries) >= limit else None
+        for name in known.keys() - (await self._store.tally()).keys():
+            if name > after and (last is None or name <= last):
+                by_name[name] = None
+        return [self._describe(name, by_name[name]) for name in sorted(by_name)[:limit]]
+
+    async def overview(self, *, rows: int) -> dict[str, Any]:
+        known = self._accounts()
+        tally = {
+            table: dict(counts) for table, counts in (await self._store.tally()).items() if table in known
+        }
+        for table in known.keys() - tally.keys():
+            tally[table] = {State.NEW if traits_of(known[table]).person else State.OK: 1}
+        total = sum(sum(counts.values()) for counts in tally.values())
+        if total <= rows:
+            accounts = await self.page(limit=rows)
+            states = Counter(status["state"] for status in accounts)
+        else:
+            accounts = await self._unwell(tally, rows)
+            states = Counter()
+            for counts in tally.values():
+                states.update({state.value: count for state, count in counts.items()})
+        return {"total": total, "states": dict(states), "accounts": accounts}
+
+    async def _unwell(self, tally: Mapping[str, Mapping[State, int]], rows: int) -> list[dict[str, Any]]:
+        """Those that need a person, then those that mend by themselves; at most ``rows``."""
+        found: list[dict[str, Any]] = []
+        for states in (_NEED_SOMEBODY, _MEND):
+            some: list[dict[str, Any]] = []
+            for table in sorted(tally):
+                room = rows - len(found) - len(some)
+                if room > 0 and not states.isdisjoint(tally[table]):
+                    listed = await self._store.in_states(table, states, limit=room)
+                    # A table that nobody has logged in to has no row.
+                    named: dict[str, Summary | None] = {each.account: each for each in listed} or {
+                        table: None
+                    }
+                    some += [self._describe(name, summary) for name, summary in named.items()]
+            found += sorted(some, key=lambda status: str(status["account"]))
+        return found
 
     async def status(self, account: str) -> dict[str, Any]:
         configured(self._accounts(), account)
-        summaries = {summary.account: summary for summary in await self._store.summaries()}
-        return self._describe(account, summaries.get(account))
+        return self._describe(account, await self._store.summary(account))
 
     async def import_answer(self, account: str, answer: bytes) -> dict[str, Any]:
         spec = configured_login(self._accounts(), account, "import")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -58,6 +58,14 @@ class MemoryStore:
     async def summaries(self, *, table: str = "", after: str = "", limit: int = -1) -> Sequence[Summary]:
         names = sorted(name for name in self._rows if name > after and table in {"", table_of(name)})
         return [_summary(self._rows[name]) for name in (names if limit < 0 else names[:limit])]
+
+    async def in_states(self, table: str, states: Collection[State], *, limit: int) -> Sequence[Summary]:
+        found = [
+            _summary(row)
+            for name, row in self._rows.items()
+            if table_of(name) == table and row.standing.state in states
+        ]
+        return found[:limit]
 
     async def tally(self) -> Mapping[str, Mapping[State, int]]:
         counts: dict[str, Counter[State]] = {}

@@ -9,9 +9,10 @@ a lease of another owner is one of a process that is gone, and does not hold any
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
@@ -41,6 +42,9 @@ _SUMMARIES: Final = f"{_SUMMARY} WHERE account > :after ORDER BY account LIMIT :
 _SUMMARIES_OF_TABLE: Final = f"""{_SUMMARY}
  WHERE account > :after AND account >= :table AND account < :table || '0' AND config_table = :table
  ORDER BY account LIMIT :limit
+"""
+_IN_STATES: Final = f"""{_SUMMARY} INDEXED BY account_state
+  JOIN json_each(:states) AS wanted ON state = wanted.value WHERE config_table = :table LIMIT :limit
 """
 _TALLY: Final = "SELECT config_table, state, count(*) AS number FROM account INDEXED BY account_state GROUP BY config_table, state"
 _IDLE: Final = """
@@ -188,6 +192,14 @@ class SQLiteStore:
             del values["table"]
         sql = _SUMMARIES_OF_TABLE if table else _SUMMARIES
         return [_summary(row) for row in await self._disk.run("summaries", sql, values)]
+
+    async def in_states(self, table: str, states: Collection[State], *, limit: int) -> Sequence[Summary]:
+        values: dict[str, Value] = {
+            "table": table,
+            "states": json.dumps([state.value for state in states]),
+            "limit": limit,
+        }
+        return [_summary(row) for row in await self._disk.run("in_states", _IN_STATES, values)]
 
     async def tally(self) -> Mapping[str, Mapping[State, int]]:
         counts: dict[str, dict[State, int]] = {}
