@@ -383,6 +383,7 @@ def test_values_from_the_callback_go_with_the_tokens() -> None:
     _, got = ended(exchange(quickbooks, found, now=NOW), answer('{"access_token": "a"}'))
     assert got.tokens.captured == {"realm": "12345"}
 
+    assert why("/?code=c&realmId=1&realmId=2", quickbooks) is Why.DOUBLED
     for bad in ("/?code=c", "/?code=c&realmId=..%2Fadmin", "/?code=c&realmId=https%3A%2F%2Fevil.example"):
         assert why(bad, quickbooks) is Why.CAPTURE
 

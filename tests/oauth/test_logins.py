@@ -252,6 +252,22 @@ async def test_a_state_that_came_to_another_account_s_address_is_spent() -> None
             assert (await house.land(address)).code == "state_used"
 
 
+@pytest.mark.parametrize("elsewhere", ["/callback", "/callback/books/{state}"])
+async def test_a_state_that_came_by_another_kind_of_address_is_spent(elsewhere: str) -> None:
+    async with PlainProvider() as provider:
+        shared = account_at(provider, "shared", callback=Callback(path=CallbackPath.SHARED))
+        accounts = {"books": account_at(provider), "shared": shared}
+        async with Reception(provider, accounts=accounts) as house:
+            await house.begun("shared")
+            login = await house.begun()
+            address = await house.returned(login)
+            state = dict(parse_qsl(urlsplit(address).query))["state"]
+            moved = address.replace("/callback/books", elsewhere.format(state=state))
+
+            assert (await house.land(moved)).code == "state_foreign"
+            await nothing_came_of_it(house, login, "state_foreign")
+
+
 async def test_a_login_that_a_browser_began_ends_in_that_browser() -> None:
     async with PlainProvider() as provider, Reception(provider) as house:
         mine, theirs, good = [await house.begun() for _ in range(3)]
@@ -296,6 +312,19 @@ async def test_an_answer_late_by_ten_minutes_is_too_late() -> None:
         assert (await house.land(address)).code == "state_unknown"
         with pytest.raises(UnknownLoginError):
             await house.desk.status(login["id"])
+
+
+async def test_an_answer_in_time_may_take_its_time() -> None:
+    async with PlainProvider() as provider, Reception(provider) as house:
+        login = await house.begun()
+        address = await house.returned(login)
+        provider.gate = asyncio.Event()
+        landing = asyncio.create_task(house.land(address))
+        await provider.token_call_arrived()
+        await house.clock.advance(601)
+        provider.gate.set()
+
+        assert (await landing).code == "success"
 
 
 @pytest.mark.parametrize(
@@ -562,6 +591,36 @@ async def test_a_login_that_is_given_up_takes_nothing_that_comes_later() -> None
 
         assert (await landing).code == "cancelled"
         assert await house.store.store.load("books") is None
+
+
+async def test_a_login_whose_tokens_are_being_stored_is_not_given_up_any_more() -> None:
+    async with PlainProvider() as provider, Reception(provider) as house:
+        login = await house.begun()
+        address = await house.returned(login)
+        house.store.gates["adopt"] = asyncio.Event()
+        landing = asyncio.create_task(house.land(address))
+        await house.store.called("adopt")
+
+        assert (await house.desk.cancel(login["id"]))["state"] == "pending"
+        house.store.gates["adopt"].set()
+
+        assert (await landing).code == "success"
+
+
+async def test_the_end_of_the_program_ends_what_is_under_way() -> None:
+    async with PlainProvider() as provider, Reception(provider) as house:
+        login = await house.begun()
+        address = await house.returned(login)
+        provider.gate = asyncio.Event()
+        landing = asyncio.create_task(house.land(address))
+        await provider.token_call_arrived()
+
+        await house.desk.close(patience=0)
+        provider.gate.set()
+
+        with pytest.raises(asyncio.CancelledError):
+            await landing
+        assert (await house.desk.status(login["id"]))["error"] == "interrupted"
 
 
 # -- capture (Deskpro) ------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from tests.oauth.modern import registered, server
 from tests.oauth.reception import Reception
 from tests.simulators import AskaraProvider, FakeClock, PlainProvider
 from tests.simulators.modern import ModernServer
+from tokenproxy.core.account import Reason, Standing, State
 from tokenproxy.core.provider import AnswerFields, Callback, Revoke
 from tokenproxy.core.tokens import TokenSet
 
@@ -106,6 +107,19 @@ async def test_a_dead_login_of_nobody_knows_whom_is_none() -> None:
         assert (await house.log_in())["state"] == "success"
 
 
+async def test_what_another_registration_obtained_is_none() -> None:
+    """It is of no use here, whoever it speaks for."""
+    async with AskaraProvider() as provider, Reception(provider) as house:
+        standing = Standing(State.OK, Reason.NONE)
+        tokens = TokenSet("another's", identity="anna")
+        other = "https://other.example:443 client"
+        await house.store.store.adopt(
+            "books", tokens, bound_to=other, standing=standing, now=house.clock.now()
+        )
+
+        assert (await house.log_in())["state"] == "success"
+
+
 async def test_a_forgotten_login_is_none() -> None:
     async with AskaraProvider() as provider, Reception(provider) as house:
         await house.log_in()
@@ -179,6 +193,22 @@ async def test_a_question_that_the_end_of_the_program_overtakes_is_a_no() -> Non
 
         assert (at.calls["revoke"], at.issued[-1].live) == (1, False)
         assert (await house.kept()).identity == "anna"
+
+
+async def test_tokens_of_the_kept_login_s_own_identity_are_only_dropped() -> None:
+    clock = FakeClock()
+    async with (
+        server("client_secret_post", clock, extra={"sub": "anna"}) as at,
+        modern_house(at, clock) as house,
+    ):
+        await house.reload_provider(answer=AnswerFields(identity=("sub",)))
+        await house.put(TokenSet("anna's", "anna's-refresh", identity="anna"))
+        house.store.failing["adopt"] = 1
+
+        assert (await house.land(await house.returned(await house.begun()))).code == "store_failed"
+        await house.all_done()
+
+        assert at.calls["revoke"] == 0
 
 
 async def test_tokens_that_the_store_did_not_take_are_revoked() -> None:

@@ -338,7 +338,7 @@ class LoginDesk:
     async def _pasted(self, login: Login, address: str) -> Arrival:
         """Raises ``BadLoginError`` for any address but the login's own; the login goes on then."""
         account = login.attempt.account
-        if login.device is None and len(address) <= LONGEST_ADDRESS:
+        if len(address) <= LONGEST_ADDRESS:
             landed = arrival(address, mode_of(account))
             if _same(await self._presented(account, landed, address), login.attempt.state):
                 return landed
@@ -357,7 +357,7 @@ class LoginDesk:
     def _by_key(self, address: str, key: str) -> tuple[Login, Arrival] | str:
         """The attempt whose random callback address this is, and what came with it; or why there is none."""
         login = self._attempts.holding(key)
-        if login is None or login.attempt.account.provider.callback.path is not CallbackPath.RANDOM:
+        if login is None:
             return "state_unknown"
         mode = mode_of(login.attempt.account)
         if mode is CallbackMode.FRAGMENT and "#" not in address:
