@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tokenproxy.config import Config, parse
 from tokenproxy.errors import ConfigError
@@ -46,3 +49,16 @@ def with_route(*lines: str) -> str:
 def with_top(*lines: str) -> str:
     """``GOOD`` with lines before it; the first stands in line 1."""
     return "".join(f"{line}\n" for line in lines) + GOOD
+
+
+@cache
+def _pem() -> bytes:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def write_key(path: Path) -> Path:
+    """A private key for RS256, as a person would have one."""
+    path.touch(mode=0o600)
+    path.write_bytes(_pem())
+    return path

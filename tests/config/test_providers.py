@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.config.reading import GOOD, mistakes, read
+from tests.config.reading import GOOD, mistakes, read, write_key
 from tokenproxy.config import presets
 from tokenproxy.config.models import ProviderTable
 from tokenproxy.core.provider import (
@@ -146,10 +146,11 @@ device_url = "https://login.acme.example/device"
 refresh_url = "{instance_url}/refresh"
 refresh_with = "access_token"
 refresh_method = "GET"
+refresh_auth = "basic_raw"
 refresh_rename = { refresh_token = "access_token" }
 exchange_params = { access_type = "offline" }
 dpop = true
-assertion = { alg = "ES256", audience = "api", lifetime = "5 min" }
+assertion = { alg = "ES256", audience = "api", issuer = "app.{region}.example", lifetime = "5 min" }
 refresh_idle = "30 d"
 limits = { concurrent = 2, per_second = 0.5 }
 captured = { instance_url = "instance_url", team = ["team.id", "team_id"] }
@@ -183,10 +184,13 @@ answer.identity = "user.id"
         refresh_url="{instance_url}/refresh",
         refresh_with="access_token",
         refresh_method="GET",
+        refresh_auth=ClientAuth.BASIC_RAW,
         refresh_rename={"refresh_token": "access_token"},
         exchange_params={"access_type": "offline"},
         dpop=True,
-        assertion=AssertionForm(alg="ES256", audience="api", lifetime=timedelta(minutes=5)),
+        assertion=AssertionForm(
+            alg="ES256", audience="api", issuer="app.eu.example", lifetime=timedelta(minutes=5)
+        ),
         refresh_idle=timedelta(days=30),
         limits=Ceiling(concurrent=2, per_second=0.5),
         captured={"instance_url": ("instance_url",), "team": ("team.id", "team_id")},
@@ -262,7 +266,14 @@ def test_every_preset_fits_the_schema_and_an_account(name: str, tmp_path: Path) 
     ProviderTable.model_validate(raw)
     info = presets()[name]
     words = "".join(f'{each} = "acme.example", ' for each in info.vars)
+    key = (
+        write_key(tmp_path / "client.pem")
+        if info.provider.client_auth is ClientAuth.PRIVATE_KEY_JWT
+        else None
+    )
     text = GOOD.replace('"deskera"', f'"{name}"').replace("[routes", f"vars = {{ {words[:-2]} }}\n\n[routes")
+    if key:
+        text = text.replace('client_secret = "literal:s3cr3t"', f'private_key = "file:{key}"')
 
     account = read(text, tmp_path).accounts["books"]
 

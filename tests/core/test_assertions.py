@@ -57,6 +57,15 @@ def ended(flow: Flow[Any], reply: Reply) -> Any:
 # -- client authentication (RFC 7523 section 2.2) ------------------------------------------------------------------------
 
 
+def test_an_issuer_that_is_not_the_client() -> None:
+    """Revolut wants the redirect address's host, and the client id as the subject."""
+    provider = replace(
+        PLAIN, client_auth=ClientAuth.PRIVATE_KEY_JWT, assertion=AssertionForm(issuer="app.example")
+    )
+    claims = signature(next(renewal(Ask(account=account(provider), held=HELD, now=NOW)))).claims
+    assert (claims["iss"], claims["sub"]) == ("app.example", "id")
+
+
 @pytest.mark.parametrize(
     ("method", "key", "headers"),
     [

@@ -329,6 +329,15 @@ def test_a_refresh_under_names_of_its_own() -> None:
     assert b"app=id" in (sent(provider, a="1").body or b"")
 
 
+def test_a_refresh_authenticated_in_another_way() -> None:
+    """Keap: the secret in the body of an exchange, in the header of a refresh, and in one place each time."""
+    provider = replace(PLAIN, client_auth=ClientAuth.POST, refresh_auth=ClientAuth.BASIC)
+
+    assert "CLIENT_SECRET" not in (refresh(account(provider)).body or b"").decode()
+    assert "Authorization" in refresh(account(provider)).headers
+    assert "Authorization" not in sent(provider, a="1").headers
+
+
 @pytest.mark.parametrize("held", [None, TokenSet("a")])
 def test_nothing_to_refresh_with(held: TokenSet | None) -> None:
     """Asking a provider with an empty token could cost a rate limit, or worse."""

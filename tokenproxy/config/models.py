@@ -69,6 +69,7 @@ GRANTS: Final = (
     "file",
 )
 _AUTHS: Final = tuple(each.value for each in ClientAuth)
+_SECRET_AUTHS: Final = ("basic", "basic_raw", "post", "query", "none")
 ALGORITHMS: Final = (
     "RS256",
     "RS384",
@@ -500,6 +501,7 @@ class CallbackTable(Table):
 class AssertionTable(Table):
     alg: Annotated[str, AfterValidator(_one_of("an algorithm", ALGORITHMS)), Kind("text")] = _ASSERTION.alg
     audience: TextOrEmpty = _ASSERTION.audience
+    issuer: TextOrEmpty = _ASSERTION.issuer
     lifetime: SomeSeconds = _ASSERTION.lifetime.total_seconds()
 
 
@@ -569,6 +571,9 @@ class ProviderTable(Table):
     ] = "refresh_token"
     refresh_method: Annotated[
         str, AfterValidator(_one_of("GET or POST", ("", "GET", "POST"))), Kind("text")
+    ] = ""
+    refresh_auth: Annotated[
+        str, AfterValidator(_one_of("a way to authenticate a refresh", ("", *_SECRET_AUTHS))), Kind("text")
     ] = ""
     refresh_rename: Words = {}
     exchange_params: Words = {}

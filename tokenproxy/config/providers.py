@@ -191,12 +191,14 @@ def built(name: str, table: ProviderTable, tls: TLSFiles) -> Provider:
         refresh_url=table.refresh_url,
         refresh_with=table.refresh_with,
         refresh_method=table.refresh_method,
+        refresh_auth=ClientAuth(table.refresh_auth) if table.refresh_auth else None,
         refresh_rename=MappingProxyType(table.refresh_rename),
         exchange_params=MappingProxyType(table.exchange_params),
         client_auth=ClientAuth(table.client_auth),
         assertion=AssertionForm(
             alg=table.assertion.alg,
             audience=table.assertion.audience,
+            issuer=table.assertion.issuer,
             lifetime=timedelta(seconds=table.assertion.lifetime),
         ),
         dpop=table.dpop,
@@ -350,7 +352,7 @@ def placeholders(provider: Provider) -> tuple[str, ...]:
     inject = provider.inject
     texts = [text for _, text in _addresses(provider)]
     texts += [value for name in _TABLES for value in getattr(provider, name).values()]
-    texts += [inject.value, *inject.headers.values(), *provider.captured_hosts]
+    texts += [inject.value, *inject.headers.values(), *provider.captured_hosts, provider.assertion.issuer]
     ours = _GIVEN | provider.captured.keys() | provider.callback.captured.keys()
     found = [name for text in texts for name in addresses.PLACEHOLDER.findall(text) if name not in ours]
     return tuple(dict.fromkeys(found))
@@ -387,6 +389,7 @@ def filled(
             headers=_fill_all(provider.inject.headers, values),
         ),
         captured_hosts=tuple(_fill(each, values) for each in provider.captured_hosts),
+        assertion=replace(provider.assertion, issuer=_fill(provider.assertion.issuer, values)),
     )
     _check_filled(provider, whole, keys, report, insecure_http=insecure_http)
     return whole

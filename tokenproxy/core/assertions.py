@@ -21,7 +21,8 @@ _PUBLIC: Final = ("kty", "crv", "x", "y", "n", "e")
 def client_assertion(account: Account, *, now: datetime) -> SignRequest:
     """Who asks, in the place of a secret (RFC 7523 section 3); a fresh one for every attempt, a ``jti`` counts once."""
     registration, provider = account.registration, account.provider
-    claims = {"iss": registration.client_id, "sub": registration.client_id, **_times(provider, now)}
+    issuer = provider.assertion.issuer or registration.client_id
+    claims = {"iss": issuer, "sub": registration.client_id, **_times(provider, now)}
     if provider.client_auth is ClientAuth.CLIENT_SECRET_JWT:
         return SignRequest(registration.client_secret, {"alg": "HS256", "typ": "JWT"}, claims)
     return SignRequest(registration.private_key, _headers(account), claims)

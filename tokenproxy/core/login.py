@@ -62,6 +62,8 @@ class Attempt:
     verifier: str = field(default="", repr=False)
     """PKCE's (RFC 7636 section 4.1), 43 characters; unused where the profile says ``none``."""
     nonce: str = field(default="", repr=False)
+    dpop_key: str | None = field(default=None, repr=False)
+    """What a pushed request was proven with; the tokens are bound to the same (RFC 9449 section 10.1)."""
 
 
 # -- the way there -----------------------------------------------------------------------------------------------------
@@ -132,7 +134,8 @@ def pushed_address(attempt: Attempt, *, now: datetime) -> Flow[str | Failure]:
     """The address after the parameters went ahead of the browser (RFC 9126); use it at once, and once."""
     account = attempt.account
     provider = account.provider
-    found = yield from pushed(account, authorization_parameters(attempt), now=now)
+    params = authorization_parameters(attempt)
+    found = yield from pushed(account, params, now=now, dpop_key=attempt.dpop_key)
     if isinstance(found, Failure):
         return found
     names = {**provider.rename, **provider.authorize_rename}
@@ -285,7 +288,7 @@ def exchange(attempt: Attempt, brought: Caught, *, now: datetime) -> Flow[Answer
         url = place_of(provider.token_url, provider, brought.captured)
     except ValueError as wrong:
         return Failure(Event.REGISTRATION_REFUSED, Reason.REQUEST_REFUSED, str(wrong))
-    key = yield from proof_key(account)
+    key = attempt.dpop_key or (yield from proof_key(account))
     reply = yield from asked(account, params, url=url, now=now, dpop_key=key)
     answer = read_answer(reply, provider=provider, asked_at=now, scope_asked=account.scope, dpop_key=key)
     if isinstance(answer, Granted) and not _fits(attempt, reply):

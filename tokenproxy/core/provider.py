@@ -114,6 +114,8 @@ class AssertionForm:
     """RS256, PS256, ES256, EdDSA, ... ; client_secret_jwt is HS256 whatever stands here."""
     audience: str = ""
     """Empty: the token endpoint's address."""
+    issuer: str = ""
+    """Of client authentication; empty: the client id (Revolut wants the redirect address's host)."""
     lifetime: timedelta = timedelta(seconds=60)
 
 
@@ -254,6 +256,8 @@ class Provider:
     """``access_token``: there are no refresh tokens, and a living access token is renewed by itself (Instagram)."""
     refresh_method: str = ""
     """Empty: ``token_method``."""
+    refresh_auth: ClientAuth | None = None
+    """None: ``client_auth`` (Keap takes the secret in the body of an exchange, and in the header of a refresh)."""
     refresh_rename: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     """As ``rename``, for refreshes, and going before it."""
     exchange_params: Mapping[str, str] = field(default_factory=lambda: EMPTY)

@@ -113,12 +113,13 @@ def token_request(
 def for_refresh(account: Account) -> Account:
     """The account with its provider's words for a refresh in the place of those for a token request."""
     provider = account.provider
-    if not provider.refresh_method and not provider.refresh_rename:
+    if not (provider.refresh_method or provider.refresh_rename or provider.refresh_auth):
         return account
     return replace(
         account,
         provider=replace(
             provider,
+            client_auth=provider.refresh_auth or provider.client_auth,
             token_method=provider.refresh_method or provider.token_method,
             rename={**provider.rename, **provider.refresh_rename},
         ),

@@ -41,6 +41,7 @@ from tokenproxy.core.login import (
 from tokenproxy.core.provider import Account, CallbackMode, CallbackPath, table_of
 from tokenproxy.core.replies import Failure, without
 from tokenproxy.core.steps import Flow
+from tokenproxy.core.token_request import proof_key
 from tokenproxy.errors import (
     AccountError,
     BadLoginError,
@@ -174,6 +175,9 @@ class LoginDesk:
             verifier=self._secret(),
             nonce=self._secret(),
         )
+        if spec.provider.par_url and spec.provider.dpop:
+            key = await self._asked(proof_key(spec), attempt, account)
+            attempt = replace(attempt, dpop_key=key)
         address = await self._address(attempt, account)
         return Login(
             id=self._secret(),
