@@ -47,6 +47,38 @@ def test_what_was_not_given_is_marked_and_named(tmp_path: Path, here: Here) -> N
     assert "put the client secret into perscom.secret, mode 0600" in ended.out
 
 
+@pytest.mark.parametrize(
+    ("preset", "given", "secret"),
+    [
+        ("salesforce", [], True),
+        ("zendesk", ["subdomain=acme"], True),
+        ("etsy", [], False),
+        ("adp", [], True),
+        ("bluesky-atproto", ["server=bsky.social", "pds=morel.us-east.host.bsky.network"], False),
+    ],
+)
+def test_whatever_the_provider_is_like_the_config_checks(
+    preset: str, given: list[str], secret: bool, tmp_path: Path, here: Here
+) -> None:
+    """Where its API lies may be filled by the account, or by what the login brings."""
+    options = [word for each in given for word in ("--var", each)]
+    options += ["--client-secret", "env:S"] if secret else []
+    ended = here("init", preset, "--client-id", "client-1", "--yes", *options)
+    checked = here("check", env={"S": SECRET})
+
+    assert (ended.code, checked.code) == (0, 0), checked.out
+    assert "CHANGE ME" not in (tmp_path / "config.toml").read_text()
+    assert "warning" not in checked.out
+
+
+def test_a_key_that_signs_for_us_is_asked_for(tmp_path: Path, here: Here) -> None:
+    """Where there is no secret, none is missed."""
+    ended = here("init", "revolut-business", "--yes")
+
+    assert "put the private key into revolut-business.pem, mode 0600" in ended.out
+    assert "client_secret" not in (tmp_path / "config.toml").read_text()
+
+
 def test_a_provider_that_nobody_ships_gets_a_table_to_fill_in(tmp_path: Path, here: Here) -> None:
     ended = here("init", "--yes", "--client-secret", "env:X")
 

@@ -157,7 +157,9 @@ def _asked(call: Call, given: Answers) -> Answers:
         if key not in answers.vars:
             answers = _ask_var(answers, key, info)
     if not answers.upstream:
-        answers = _ask_upstream(answers, info)
+        question = "Which API should legacy apps reach?"
+        default = info.provider.api if info else None
+        answers = _ask(question, answers, "upstream", "routes.{name}.upstream", default=default or None)
     answers = replace(answers, name=answers.name or _ask_name(answers))
     for key, question in _ADDRESSES.items() if info is None else ():
         answers = _ask_url(answers, key, question)
@@ -194,20 +196,6 @@ def _choose(call: Call) -> str | None:
             return found[0].name
         rows = [(each.name, each.provider.title) for each in found]
         call.out.note(table(rows, indent="  ") if rows else f'  nobody has "{choice}" in the name')
-
-
-def _ask_upstream(answers: Answers, info: PresetInfo | None) -> Answers:
-    """The preset's API is proposed; what a login will fill in nobody can type."""
-    api = info.provider.api if info else ""
-    for key, value in answers.vars.items():
-        api = api.replace(f"{{{key}}}", value)
-    return _ask(
-        "Which API should legacy apps reach?",
-        answers,
-        "upstream",
-        "routes.{name}.upstream",
-        default=None if "{" in api else api or None,
-    )
 
 
 def _ask_name(answers: Answers) -> str:
@@ -271,9 +259,9 @@ def _ask_secret(answers: Answers, *, own: bool) -> str | None:
 
 
 def _needs_secret(info: PresetInfo | None) -> bool:
-    from tokenproxy.core.provider import ClientAuth
+    from tokenproxy.config.providers import NEED_SECRET
 
-    return info is None or info.provider.client_auth is not ClientAuth.NONE
+    return info is None or info.provider.client_auth in NEED_SECRET
 
 
 def _prompt(question: str, *, default: str | None = None, hidden: bool = False) -> Any:
@@ -297,7 +285,7 @@ def _problems(answers: Answers) -> list[Problem]:
         text = _text(replace(answers, name=answers.name or "api", client_secret=secret))
         config.parse(text, source=CONFIG, base=Path.cwd(), environ={})
     except ConfigError as error:
-        return [each for each in error.problems if not each.path.endswith(".client_secret")]
+        return [each for each in error.problems if not each.path.endswith((".client_secret", ".private_key"))]
     return []
 
 
@@ -361,11 +349,13 @@ def _next(call: Call, answers: Answers, text: str, folder: Path) -> list[str]:
         lines.append(
             f"{call.out.mark('warn')} {counted(len(blanks), 'setting')} to fill in, marked CHANGE ME: {', '.join(blanks)}"
         )
-    missing = re.search(r'(?m)^client_secret = "file:([^"]+)"', text)
-    if missing and not (folder / missing[1]).exists():
-        lines.append(
-            f"{call.out.mark('warn')} put the client secret into {shown(folder / missing[1])}, mode 0600"
-        )
+    for key in ("client_secret", "private_key"):
+        missing = re.search(rf'(?m)^{key} = "file:([^"]+)"', text)
+        if missing and not (folder / missing[1]).exists():
+            what = key.replace("_", " ")
+            lines.append(
+                f"{call.out.mark('warn')} put the {what} into {shown(folder / missing[1])}, mode 0600"
+            )
     steps = ["tokenproxy check"] if lines else []
     if address := _callback_address(answers, text):
         lines.append(f"Register this address: {address}   (at the provider)")
@@ -402,7 +392,7 @@ def _callback_address(answers: Answers, text: str) -> str:
     if _login_steps(answers, text) != [f"tokenproxy login {answers.name}"] or _grant(text) == DEVICE_CODE:
         return ""
     own = Provider(name=answers.name, token_url="")
-    provider = config.presets()[answers.provider].provider if answers.provider else own
+    provider = config.preset(answers.provider).provider if answers.provider else own
     account = Account(name=answers.name, provider=provider, registration=Registration(client_id=""))
     return callback_address(f"http://{peek.DEFAULT_ADMIN}", account)
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from tokenproxy.config.values import PresetInfo
 from tokenproxy.config.words import did_you_mean, quoted, shown
+from tokenproxy.core.provider import ClientAuth
 from tokenproxy.errors import ConfigError, Problem
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -46,7 +47,7 @@ def starter(
     blocks = [
         ["# Every setting and its default: docs/config.md. Check this file: tokenproxy check"],
         [*_about(preset), *_account(preset, name, client_id, secret, vars)],
-        _route(name, *_upstream(preset, upstream, vars)),
+        _route(name, upstream or (preset.provider.api if preset else "")),
         [] if preset else _provider(name, public=secret is None),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
@@ -93,6 +94,8 @@ def _account(
             f"vars = {{ {pairs} }}" + ("" if all(given.get(each) for each in preset.vars) else _CHANGE)
         )
     lines.append(f"client_id = {quoted(client_id or 'change-me')}" + ("" if client_id else _CHANGE))
+    if preset and preset.provider.client_auth is ClientAuth.PRIVATE_KEY_JWT:
+        lines.append(f"private_key = {quoted(f'file:{name}.pem')}   # file: | env: | systemd: | cmd:")
     if secret:
         lines.append(f"client_secret = {quoted(secret)}   # file: | env: | systemd: | cmd: | literal:")
     return lines
@@ -106,20 +109,11 @@ def _blank(preset: PresetInfo, name: str) -> str:
     return "change-me.example.com" if whole else "change-me"
 
 
-def _upstream(preset: PresetInfo | None, upstream: str | None, given: Mapping[str, str]) -> tuple[str, bool]:
-    """The route's upstream, and whether nobody needs to change it."""
-    api = upstream or (preset.provider.api if preset else "")
-    for each in preset.vars if preset else ():
-        api = api.replace(f"{{{each}}}", given.get(each) or f"{{{each}}}")
-    if not api or "{" in api:
-        return "https://api.example.com", False
-    return api, True
-
-
-def _route(name: str, upstream: str, known: bool) -> list[str]:  # noqa: FBT001 - what _upstream tells
+def _route(name: str, upstream: str) -> list[str]:
+    """A preset's API goes there as it is: an account's ``vars``, or its login, fill what is open in it."""
     return [
         f"[routes.{name}]   # the app calls http://127.0.0.1:8080/{name}/...",
-        f"upstream = {quoted(upstream)}" + ("" if known else _CHANGE),
+        f"upstream = {quoted(upstream or 'https://api.example.com')}" + ("" if upstream else _CHANGE),
         f"account = {quoted(name)}",
     ]
 
