@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -530,6 +532,16 @@ async def test_every_end_has_its_words() -> None:
         assert not {"{", "}"} & set(page.title + page.detail)
     assert {why.value for why in Why} <= ENDINGS.keys()
     assert "[accounts.books]" in landing("misconfigured", account="books/anna").detail
+
+
+def test_every_end_is_on_the_page_for_programs() -> None:
+    page = (Path(__file__).parents[2] / "docs/admin-api.md").read_text()
+    section = page[page.index("| `error` | what happened |") : page.index("### Pages")]
+
+    assert set(re.findall(r"`([a-z_]+)`", section)) - {"error", "detail"} == ENDINGS.keys() - {
+        "success",
+        "captured",
+    }
 
 
 async def test_so_many_logins_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
@@ -38,7 +39,11 @@ async def test_another_identity_is_replaced_only_after_a_yes() -> None:
         assert "user-1" in status["question"]
         assert "user-2" in status["question"]
         assert await house.kept() == first
-        status = await house.desk.confirm(status["id"])
+        assert (await house.desk.status(status["id"], wait=30))["question"]  # told at once
+        yes = asyncio.create_task(house.desk.confirm(status["id"]))
+        await asyncio.sleep(0)
+        await house.desk.cancel(status["id"])  # too late
+        status = await yes
         assert (status["state"], status["question"]) == ("success", "")
         assert (await house.kept()).identity == "user-2"
         assert (await house.kept()).generation == 2

@@ -144,28 +144,18 @@ class LoginDesk:
 
     def _require_way(self, spec: Account, account: str, *, device: bool) -> None:
         """The provider has a page to log in at. Raises ``BadLoginError``."""
-        provider = spec.provider
+        provider, by_browser = spec.provider, f"tokenproxy login {account}"
+        why, step = "", by_browser
         if device and spec.capture:
-            raise BadLoginError(
-                f"account {spec.name} captures what a browser brings, which a login by device does not",
-                account=account,
-                next_step=f"tokenproxy login {account}",
-            )
-        if device and not provider.device_url:
-            raise BadLoginError(
-                f"provider {provider.name} has no login by device (device_url)",
-                account=account,
-                next_step=f"tokenproxy login {account}",
-            )
-        if not device and not provider.authorize_url:
-            way = "--device" if provider.device_url else ""
-            raise BadLoginError(
-                f"provider {provider.name} has no page to log in at (authorize_url)",
-                account=account,
-                next_step=f"tokenproxy login {account} --device"
-                if way
-                else f"tokenproxy import {account} < answer.json",
-            )
+            why = f"account {spec.name} captures what a browser brings, which a login by device does not"
+        elif device and not provider.device_url:
+            why = f"provider {provider.name} has no login by device (device_url)"
+        elif not device and not provider.authorize_url:
+            why = f"provider {provider.name} has no page to log in at (authorize_url)"
+            by_hand = f"tokenproxy import {account} < answer.json"
+            step = f"{by_browser} --device" if provider.device_url else by_hand
+        if why:
+            raise BadLoginError(why, account=account, next_step=step)
 
     async def _begin_browser(self, spec: Account, account: str, state: str) -> Login:
         attempt = Attempt(
@@ -252,9 +242,8 @@ class LoginDesk:
     async def status(self, login: str, *, wait: float = 0.0) -> dict[str, Any]:
         self._expire()
         found = self._attempts.get(login)
-        if wait > 0 and found.open:
-            # A question is for the one who asks: it is not kept from them for long.
-            await found.changed(within=1.0 if found.question else min(wait, _LONGEST_WAIT))
+        if wait > 0 and found.open and not found.question:
+            await found.changed(within=min(wait, _LONGEST_WAIT))
             self._expire()
         return await self._describe(found)
 

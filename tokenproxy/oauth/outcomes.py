@@ -76,6 +76,7 @@ class Outcomes:
         """The question was answered."""
         tokens, login.tokens = login.tokens, None
         if tokens is not None:
+            login.settling = True
             await asyncio.shield(self.tasks.start(self._adopt(login, tokens), name=f"adopt {login.account}"))
 
     async def of_poll(self, login: Login, device: DeviceLogin) -> Poll | None:
