@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.proxy.actors import Stage, chunked, dead, ok, post, stage, unless, until
+from tests.proxy.actors import Line, Stage, chunked, dead, ok, post, stage, unless, until
 from tests.simulators import FakeClock
 from tokenproxy.core.interfaces import StateValue, Store
 from tokenproxy.core.provider import Account, Inject, Provider, Registration, Setting
@@ -352,3 +352,67 @@ async def test_a_parameter_of_the_callers_cannot_be_made_by_a_placeholder() -> N
         caller = await s.caller()
         await caller.get(b"/books/x?__client_key__=evil&a=1")
         assert s.upstream.seen[0].target == b"/x?a=1&app-1=token-1"
+
+
+IN_QUERY = Inject(header="", query="access_token")
+
+
+async def test_a_parameter_with_a_placeholder_takes_our_token_s_place() -> None:
+    """As a header does; and without one it is dropped, whatever its spelling, and ours is put in."""
+    async with desk(unless_in_query(b"token-9"), inject=IN_QUERY) as (s, kept):
+        await kept.put("mine", "theirs")
+        caller = await s.caller()
+        for query in (
+            b"access_token=[user[mine]]&a=1",
+            b"a=1&access_token=x&Access-Token=%5Buser%5Bmine%5D%5D",
+            b"a=__client_key__&access_token=x",
+        ):
+            assert (await caller.get(b"/books/x?" + query)).status == 200
+
+        assert [seen.target for seen in s.upstream.seen] == [
+            b"/x?access_token=theirs&a=1",
+            b"/x?a=1&Access-Token=theirs",
+            b"/x?a=app-1&access_token=token-1",
+        ]
+
+
+async def test_a_dead_token_beside_placeholders_in_a_query() -> None:
+    """Renewed and sent again; what was resolved stays."""
+    async with desk(unless_in_query(b"token-1"), inject=IN_QUERY) as (s, _):
+        caller = await s.caller()
+        assert (await caller.get(b"/books/x?s=__secret__")).status == 200
+        assert [seen.target for seen in s.upstream.seen] == [
+            b"/x?s=planted-%26secret&access_token=token-1",
+            b"/x?s=planted-%26secret&access_token=token-2",
+        ]
+
+
+def unless_in_query(*bad: bytes) -> Any:
+    async def script(line: Line) -> None:
+        await line.send(dead() if any(token in line.seen.target for token in bad) else ok(b"hello"))
+
+    return script
+
+
+async def test_where_an_answer_leads_it_names_no_value() -> None:
+    """The commonest redirect of all quotes the address that was asked for, with a slash more."""
+
+    async def script(line: Line) -> None:
+        lines = [
+            name + b": http://api.example" + line.seen.target + b"&more=1"
+            for name in (b"Location", b"Content-Location", b"Link", b"refresh")
+        ]
+        await line.send(ok(b"", *lines, b"X-Own: api.example", status=b"308 Permanent Redirect"))
+
+    async with desk(script) as (s, kept):
+        await kept.put("t", "planted/token")
+        await kept.put("one", "1")
+        caller = await s.caller()
+        answer = await caller.get(b"/books/a/[user[t]]?s=__secret__&t=%5Buser%5Bt%5D%5D&n=[user[one]]")
+
+        assert b"planted" in s.upstream.seen[0].target
+        assert b"planted" not in answer.head
+        place = b"http://api.example/a/%5Buser%5Bt%5D%5D?s=__secret__&t=%5Buser%5Bt%5D%5D&n=1&more=1"
+        assert answer.values(b"location") == [place]
+        assert answer.values(b"refresh") == [place]
+        assert answer.values(b"x-own") == [b"api.example"]

@@ -173,9 +173,13 @@ def found_in_target(target: bytes) -> bool:
     return _PERCENT.pattern.search(target) is not None
 
 
-def in_target(target: bytes, values: Values) -> bytes:
-    """Path and query of a request; a value cannot end its segment, nor lead out of the folder it stands in."""
-    replaced = _replaced(target, _PERCENT, values, _Budget())
+def in_target(target: bytes, values: Values, said: dict[bytes, bytes] | None = None) -> bytes:
+    """
+    Path and query of a request; a value cannot end its segment, nor lead out of the folder it stands in.
+
+    ``said`` is given what was put in, with the placeholder that it stands for.
+    """
+    replaced = _replaced(target, _PERCENT, values, _Budget(), said)
     if replaced != target and DOT_SEGMENT.search(replaced.partition(b"?")[0].decode("latin-1")):
         raise UnresolvedError("A placeholder in the path stands for a dot segment.")
     return replaced
@@ -274,13 +278,18 @@ class _Budget:
         return value
 
 
-def _replaced(data: bytes, place: _Place, values: Values, budget: _Budget) -> bytes:
+def _replaced(
+    data: bytes, place: _Place, values: Values, budget: _Budget, said: dict[bytes, bytes] | None = None
+) -> bytes:
     def put(found: re.Match[bytes]) -> bytes:
         try:
             value, encoded = _value_of(place.plain(found[0]), values)
-            return budget.take(value.encode() if encoded and place.percent else place.spell(value))
+            spelt = budget.take(value.encode() if encoded and place.percent else place.spell(value))
         except UnicodeEncodeError:  # half a surrogate pair, which JSON lets through
             raise UnresolvedError("A placeholder stands for what is no text.") from None
+        if said is not None:
+            said[spelt] = found[0]
+        return spelt
 
     return place.pattern.sub(put, data)
 

@@ -32,6 +32,11 @@ KINDS: Final[Mapping[bytes, int]] = {
 CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 MARK: Final = b"Tokenproxy-Error: %s\r\n" % BODY_NOT_REPLAYABLE.encode()
 
+_LEADING: Final = frozenset({b"location", b"content-location", b"link", b"refresh"})
+"""Fields that quote the address that was asked for, or one close to it."""
+SHORTEST_UNSAID: Final = 6
+"""Bytes of a value that is looked for in an answer; shorter ones stand there by chance."""
+
 _kinds: Final[dict[bytes, int]] = {}
 _status_lines: Final[dict[tuple[int, str], bytes]] = {}
 
@@ -105,12 +110,37 @@ def without_token(message: RawResponseMessage, parameter: bytes) -> RawResponseM
     if not any(parameter in value for _, value in message.raw_headers):
         return message
     name = parameter.partition(b"=")[0] + b"="
+    return _with_fields(
+        message, tuple((field, value.replace(parameter, name)) for field, value in message.raw_headers)
+    )
+
+
+def unsaid(message: RawResponseMessage, said: Mapping[bytes, bytes]) -> RawResponseMessage:
+    """
+    The answer with placeholders back in their places, where a field that leads on quotes what was put into the target.
+
+    ``said``: value -> placeholder. What a redirect says is the caller's to follow, and the caller does not know it.
+    """
+    known = {value: name for value, name in said.items() if len(value) >= SHORTEST_UNSAID}
+    if not known or not any(field.lower() in _LEADING for field, _ in message.raw_headers):
+        return message
+    pattern = re.compile(b"|".join(re.escape(value) for value in sorted(known, key=len, reverse=True)))
+    return _with_fields(
+        message,
+        tuple(
+            (field, pattern.sub(lambda found: known[found[0]], value) if field.lower() in _LEADING else value)
+            for field, value in message.raw_headers
+        ),
+    )
+
+
+def _with_fields(message: RawResponseMessage, fields: tuple[tuple[bytes, bytes], ...]) -> RawResponseMessage:
     return RawResponseMessage(
         message.version,
         message.code,
         message.reason,
         message.headers,
-        tuple((field, value.replace(parameter, name)) for field, value in message.raw_headers),
+        fields,
         message.should_close,
         message.compression,
         message.upgrade,

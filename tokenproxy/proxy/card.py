@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -70,20 +71,27 @@ class Card:
 
 
 def with_parameter(target: bytes, name: bytes, ours: bytes) -> bytes:
+    """The target with our parameter at its end, and none before it that a lax upstream could take for it."""
+    rest = without_parameter(target, name)
+    return rest + (b"&" if b"?" in rest else b"?") + ours
+
+
+def without_parameter(
+    target: bytes, name: bytes, *, but: Callable[[bytes], bool] = lambda _piece: False
+) -> bytes:
     """
-    The target with our parameter at its end, and none before it that a lax upstream could take for it.
+    The target without what a lax upstream could take for a parameter, except where ``but`` says that it is meant.
 
     ``name`` is canonical; what else is in the query stays byte for byte. Some upstreams separate by ``;`` as well.
     """
     path, _, query = target.partition(b"?")
     kept = []
     for part in query.split(b"&"):
-        pieces = part.split(b";")
-        others = [piece for piece in pieces if _parameter(piece) != name]
-        if others or not pieces:
+        others = [piece for piece in part.split(b";") if _parameter(piece) != name or but(piece)]
+        if others:
             kept.append(b";".join(others))
     rest = b"&".join(kept)
-    return path + b"?" + (rest + b"&" if rest else b"") + ours
+    return path + b"?" + rest if rest else path
 
 
 def _parameter(piece: bytes) -> bytes:

@@ -22,7 +22,7 @@ from tokenproxy.core.placeholders import (
     looked_through,
 )
 from tokenproxy.core.targets import UnfitURLError, allowed, matches, wanted
-from tokenproxy.proxy.card import canonical
+from tokenproxy.proxy.card import canonical, without_parameter
 from tokenproxy.proxy.lane import Lane
 from tokenproxy.proxy.problem import ProblemError, bad_request
 
@@ -59,13 +59,15 @@ _BODYLESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 class Draft:
     """What a request's head will be made of; placeholders are still in it."""
 
-    __slots__ = ("fields", "outside", "target")
+    __slots__ = ("fields", "outside", "said", "target")
 
     def __init__(self, target: str, fields: Fields, *, outside: str = "") -> None:
         self.target = target
         """Path and query as the upstream will see them."""
         self.fields = fields
         """In order, without what frames the message."""
+        self.said: dict[bytes, bytes] = {}
+        """What was put into the target, and the placeholder that it stands for."""
         self.outside = outside
         """The method of the request that carried this one in the ``X-Proxy-*`` form, where it is another."""
 
@@ -74,7 +76,7 @@ class Draft:
         if values is None:
             return self.target, self.fields
         try:
-            target = in_target(self.target.encode("utf-8", "surrogateescape"), values).decode()
+            target = in_target(self.target.encode("utf-8", "surrogateescape"), values, self.said).decode()
             fields = [(name, in_header(value, values)) for name, value in self.fields]
         except UnresolvedError as unresolved:
             raise unresolved_problem(unresolved) from None
@@ -129,7 +131,20 @@ def plain(lane: Lane, target: str, fields: Fields, nominated: frozenset[bytes]) 
         and (canonical(name) not in lane.dropped or _meant(lane, name, value))
     ]
     kept, own = _settled(lane, kept, ours=not lane.route.tokenless)
-    return Draft(target, kept), own
+    target, asked = _own_parameter(lane, target)
+    return Draft(target, kept), own or asked
+
+
+def _own_parameter(lane: Lane, target: str) -> tuple[str, bool]:
+    """The target, and whether it brings a credential of its own in the place that our token takes in a query."""
+    if not (lane.route.placeholders and lane.route.inject.query):
+        return target, False
+    raw = target.encode("utf-8", "surrogateescape")
+    name = canonical(lane.route.inject.query.encode())
+    meant = without_parameter(raw, name, but=found_in_target)
+    if meant == without_parameter(raw, name):
+        return target, False  # what else stands there is dropped when ours is put in
+    return meant.decode("utf-8", "surrogateescape"), True
 
 
 def _settled(lane: Lane, fields: Fields, *, ours: bool) -> tuple[Fields, bool]:
@@ -152,7 +167,8 @@ def form(
     """
     The request that ``X-Proxy-*`` fields describe: its lane, method and draft, and whether it brings its own credential.
 
-    ``bodied``: it has a body, which the fields of the request itself may describe. Raises ``ProblemError`` where they say nothing sensible or nothing allowed.
+    ``bodied``: it has a body, which the fields of the request itself may describe. Raises ``ProblemError`` where they
+    say nothing sensible or nothing allowed.
     """
     said: dict[bytes, bytes] = {}
     outside: Fields = []
@@ -196,7 +212,9 @@ def form(
             if canonical(name) != own or (replaced and found_in(value))
         ]
     inside, brought = _settled(chosen, inside, ours=chosen.target is not None and chosen.target.token)
-    return chosen, inner, Draft(url.target, inside, outside="" if inner == method else method), brought
+    asked_for, asked = _own_parameter(chosen, url.target)
+    draft = Draft(asked_for, inside, outside="" if inner == method else method)
+    return chosen, inner, draft, brought or asked
 
 
 def _inside(text: bytes) -> Fields:

@@ -18,7 +18,7 @@ from tokenproxy.core.problems import BODY_NOT_REPLAYABLE
 from tokenproxy.core.signals import Verdict
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import AccountError, StoreError
-from tokenproxy.proxy.answer import ending, interim, read_answer, without_token
+from tokenproxy.proxy.answer import ending, interim, read_answer, unsaid, without_token
 from tokenproxy.proxy.body import LAST_CHUNK, Body, chunk
 from tokenproxy.proxy.card import Card
 from tokenproxy.proxy.draft import (
@@ -439,6 +439,8 @@ class Exchange:
         payload = upstream.payload if upstream is not None else None
         if upstream is None or payload is None:
             raise upstream_invalid("The upstream's answer is gone.")
+        if isinstance(request.draft, Draft) and request.draft.said:
+            answer = unsaid(answer, request.draft.said)
         head = read_answer(answer, headless=request.method == "HEAD", date=plane.date_line)
         uploaded = self.body is None or self.body.sent
         keep = request.keep and uploaded and not plane.draining and caller.clean(request)
