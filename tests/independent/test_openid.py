@@ -108,11 +108,11 @@ async def house(tmp_path: Path) -> AsyncIterator[House[OpenID]]:
             assert str(key.as_dict(private=True)["d"]) not in serve.written
 
 
-@pytest.mark.parametrize("account", ["hashed", "basic"])
+@pytest.mark.parametrize("account", ["signed", "hashed", "basic"])
 async def test_a_login_lives_through_rotations_and_ends_at_the_provider(
     house: House[OpenID], account: str
 ) -> None:
-    """Rotation at the strictest; ``hashed`` signs for itself, ``basic`` has its tokens introspected."""
+    """``signed`` shows everything at once: its request goes ahead, its client signs, its tokens are bound to a key."""
     ended = await house.log_in(account)
     assert (ended["state"], ended["error"]) == ("success", ""), ended
     assert (await status_of(house.config, account))["identity"] == "ana"
@@ -127,6 +127,18 @@ async def test_a_login_lives_through_rotations_and_ends_at_the_provider(
     code, out, err = await command(house.config, "logout", account)
     assert code == 0, out + err
     assert (await house.ask(f"{account}/me"))[0] == 503
+
+
+async def test_bound_tokens_work_on_after_a_restart(house: House[OpenID], tmp_path: Path) -> None:
+    """The key is kept with the tokens; without it neither they nor the next ones could be had."""
+    assert (await house.log_in("signed"))["state"] == "success"
+    assert await house.serve.stop() == 0
+    await house.server.expire()
+
+    async with serving(house.config) as again, calling() as caller:
+        async with caller.get(f"{again.url}/signed/me") as answer:
+            assert answer.status == 200
+        assert (await status_of(house.config, "signed"))["generation"] == 2
 
 
 async def test_a_device_waits_for_the_person(house: House[OpenID]) -> None:
