@@ -3,73 +3,18 @@
 from __future__ import annotations
 
 import json
-import time
-from base64 import urlsafe_b64encode
-from dataclasses import dataclass, field
-from hashlib import sha256
-from typing import Any
 
 import pytest
-from joserfc import jws
 from joserfc.jwk import ECKey
 
-from tests.proxy.actors import Line, dead, ok, stage
+from tests.proxy.actors import Line, ok, stage
+from tests.proxy.bound import BoundApi
 from tokenproxy.core.provider import Inject
 from tokenproxy.core.settings import Replay
 from tokenproxy.oauth.signer import new_key
 
 KEY = new_key()
-PUBLIC = {name: json.loads(KEY)[name] for name in ("kty", "crv", "x", "y")}
 ROUTE = {"dpop": True, "path": "/v1"}
-
-
-@dataclass
-class BoundApi:
-    """An upstream that takes a token only with a proof of its key, strictly (RFC 9449 section 4.3)."""
-
-    nonces: list[str] = field(default_factory=list)
-    """What it wants, one after the other; empty: no nonce."""
-    proofs: list[dict[str, Any]] = field(default_factory=list)
-    answer: bytes = ok(b"hello")
-    bad: tuple[bytes, ...] = ()
-    read_first: bool = True
-
-    async def __call__(self, line: Line) -> None:
-        if self.read_first:
-            await line.body()
-        scheme, _, token = line.seen.values(b"authorization")[0].partition(b" ")
-        assert scheme == b"DPoP"
-        claims = self._proof(line, token)
-        wanted = self.nonces[0] if self.nonces else None
-        if wanted is not None and claims.get("nonce") != wanted:
-            await line.send(self.challenge(wanted))
-        elif token in self.bad:
-            await line.send(dead())
-        else:
-            await line.send(self.answer)
-
-    def challenge(self, nonce: str) -> bytes:
-        return ok(
-            b"",
-            b'WWW-Authenticate: Bearer realm="x", DPoP error="use_dpop_nonce", error_description="a, b"',
-            b"DPoP-Nonce: " + nonce.encode(),
-            status=b"401 Unauthorized",
-        )
-
-    def _proof(self, line: Line, token: bytes) -> dict[str, Any]:
-        (proof,) = line.seen.values(b"dpop")
-        header = jws.extract_compact(proof).headers()
-        assert header == {"typ": "dpop+jwt", "alg": "ES256", "jwk": PUBLIC}
-        claims: dict[str, Any] = json.loads(
-            jws.deserialize_compact(proof, ECKey.import_key(header["jwk"]), algorithms=["ES256"]).payload
-        )
-        assert claims["htm"] == line.seen.line.split(b" ")[0].decode()
-        assert claims["htu"] == "http://api.example" + line.seen.target.partition(b"?")[0].decode()
-        assert claims["ath"] == urlsafe_b64encode(sha256(token).digest()).decode().rstrip("=")
-        assert abs(claims["iat"] - time.time()) < 60
-        assert claims["jti"] not in {earlier["jti"] for earlier in self.proofs}
-        self.proofs.append(claims)
-        return claims
 
 
 async def test_every_request_carries_its_own_proof() -> None:
@@ -83,6 +28,7 @@ async def test_every_request_carries_its_own_proof() -> None:
             await caller.post(b"order", b"/books/a", b"DPoP: evil", b"Authorization: DPoP evil")
         ).body == b"hello"
         assert [claims["htm"] for claims in api.proofs] == ["GET", "POST"]
+        assert set(api.keys) == {ECKey.import_key(json.loads(KEY)).thumbprint()}
         assert s.upstream.connections == 1
         assert s.source.renewals == []
 
