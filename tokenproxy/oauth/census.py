@@ -19,10 +19,19 @@ class Census:
 
     def __init__(self) -> None:
         self._states: dict[str, State] = {}
-        """Of every login in the store; ``_counts`` is the same by table."""
+        """Of those that somebody looked at since the start: of 100,000 others their number is all we need."""
         self._counts: dict[str, Counter[State]] = {}
 
+    def begin(self, tally: Mapping[str, Mapping[State, int]]) -> None:
+        """With what the store counts."""
+        self._counts = {table: Counter(counts) for table, counts in tally.items()}
+
+    def seen(self, account: str, state: State) -> None:
+        """The store has this row, which is counted already."""
+        self._states.setdefault(account, state)
+
     def restate(self, account: str, state: State) -> None:
+        """The login is in this state from now on; one that was never ``seen`` is a new one."""
         counts = self._counts.setdefault(table_of(account), Counter())
         before = self._states.get(account)
         if before is not None:
@@ -31,8 +40,9 @@ class Census:
         self._states[account] = state
 
     def total(self, table: str) -> int:
-        """How many logins a table has."""
-        return sum(self._counts.get(table, Counter()).values())
+        """How many logins a table has, the forgotten left out."""
+        counts = self._counts.get(table, Counter())
+        return sum(counts.values()) - counts[State.NEW]
 
     def counted(self, spec: Account) -> Counter[State]:
         """An account without any login counts as one: nobody has logged in yet, or it will see to itself."""

@@ -199,8 +199,7 @@ class Source:
 
     async def start(self) -> None:
         """Count the states of what is stored, and begin at once to repeat renewals that are in doubt."""
-        for summary in await self._store.summaries():
-            self._census.restate(summary.account, summary.standing.state)
+        self._census.begin(await self._store.tally())
         for account in await self._store.in_doubt():
             if table_of(account) in self._accounts:
                 self._tasks.start(self._recover(account), name=f"recover {account}")
@@ -304,6 +303,11 @@ class Source:
         return self._entries.get(account)
 
     @property
+    def logins(self) -> int:
+        """How many there are, those that are only in the store included."""
+        return sum(self._census.total(table) for table in self._accounts)
+
+    @property
     def unstored(self) -> int:
         """Token sets that a provider issued and the store has not taken; 0 is the only good value."""
         return len(self._backlog)
@@ -381,15 +385,21 @@ class Source:
 
     async def _load(self, account: str) -> Record | None:
         try:
-            return await self._store.load(account)
+            return await self._read(account)
         except StoreError as error:
             raise store_unusable(account, error) from None
+
+    async def _read(self, account: str) -> Record | None:
+        record = await self._store.load(account)
+        if record is not None:
+            self._census.seen(account, record.standing.state)
+        return record
 
     async def _prepare(self, spec: Account) -> None:
         """Make room for the first tokens of an account that needs no person; what another registration got goes."""
 
         async def work() -> None:
-            record = await self._store.load(spec.name)
+            record = await self._read(spec.name)
             if record is not None and record.bound_to == spec.bound_to:
                 return
             if record is not None and record.tokens is not None and is_login(record.bound_to):
@@ -399,6 +409,7 @@ class Source:
                     _log, "account_forgotten", account=spec.name, detail="another grant or registration"
                 )
             await self._store.prepare(spec.name, bound_to=spec.bound_to, standing=AT_EASE)
+            self._census.restate(spec.name, AT_EASE.state)
 
         try:
             await self._alone(spec.name, work, name=f"prepare {spec.name}")
@@ -595,7 +606,7 @@ class Source:
     async def _adopt(self, account: str, tokens: TokenSet) -> TokenSet:
         for _ in range(5):
             bound_to = self._spec(account).bound_to
-            record = await self._store.load(account)
+            record = await self._read(account)
             held = record.generation if record is not None else 0
             tokens = replace(tokens, generation=held + 1)
             now = self._clock.now()
@@ -610,7 +621,7 @@ class Source:
         )
 
     async def _forget(self, account: str) -> Record | None:
-        record = await self._store.load(account)
+        record = await self._read(account)
         if record is None:
             # One that only captures has state and no row.
             if await self._store.forget(account, standing=Standing()):
@@ -631,7 +642,7 @@ class Source:
 
     async def _rebind(self, account: str) -> None:
         spec = self._spec(account)
-        record = await self._store.load(account)
+        record = await self._read(account)
         if record is None or record.tokens is None:
             raise not_logged_in(account)
         if not is_login(record.bound_to):  # a machine's token is nobody's login, whoever asks
