@@ -457,3 +457,17 @@ def test_the_documentation_lists_every_code() -> None:
     for answer in ANSWERS.values():
         (row,) = re.findall(rf"^\| ([45][\d, ]+) \|.*`{answer.code}`", documented, re.MULTILINE)
         assert str(answer.status) in row
+
+
+async def test_many_accounts_are_told_as_they_are_read(socket_path: Path, program: Program) -> None:
+    """100,000 in one piece would hold up everybody's requests; whoever reads it gets one whole document."""
+    for number in range(1200):
+        program.put(f"crm/{number:04}")
+    status, headers, row = await over_socket(socket_path, "GET", "/api/accounts")
+    assert (status, headers["Transfer-Encoding"]) == (200, "chunked")
+    assert row["accounts"] == await program.statuses()
+    assert headers["Content-Security-Policy"]
+
+    program.rows.clear()
+    _, _, row = await over_socket(socket_path, "GET", "/api/accounts")
+    assert row == {"accounts": []}

@@ -7,6 +7,7 @@ Rule: what changes anything needs the file permissions of the socket, or over TC
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable
@@ -51,6 +52,8 @@ LONGEST_PAGE: Final = 1000
 ROWS: Final = 200
 """Accounts on the start page; more are counted, and those that are not well are shown."""
 
+PIECE: Final = 100
+"""Accounts that are told at once: 5 ms of work."""
 _ACCOUNT: Final = r"/api/accounts/{account:[^/]+(?:/[^/]+)?}"
 _OPEN: Final = frozenset({"/healthz", "/readyz", "/startupz"})
 """Asked by kubelets under the pod's address, and no secret to anybody: no Host check."""
@@ -108,13 +111,28 @@ class Desk:
 
     # reading
 
-    async def list_accounts(self, request: web.Request) -> web.Response:
+    async def list_accounts(self, request: web.Request) -> web.StreamResponse:
         """All, or those behind a name, a page at a time."""
         if "limit" not in request.query:
-            return json_answer({"accounts": await self.accounts.statuses()})
+            return await self._all_accounts(request)
         limit = _count(request, "limit", default=LONGEST_PAGE, most=LONGEST_PAGE)
         after = request.query.get("after", "")
         return json_answer({"accounts": await self.accounts.page(after=after, limit=limit)})
+
+    async def _all_accounts(self, request: web.Request) -> web.StreamResponse:
+        """As they are read: 100,000 at once would be 200 MB, and half a second in which nothing else happens."""
+        page = await self.accounts.page(limit=PIECE)  # what fails, fails before the answer begins
+        answer = web.StreamResponse(headers={"Content-Type": JSON})
+        await answer.prepare(request)
+        begin = '{"accounts": ['
+        while page:
+            told = ", ".join(json.dumps(account) for account in page)
+            await answer.write((begin + told).encode())
+            begin = ", "
+            page = await self.accounts.page(after=page[-1]["account"], limit=PIECE)
+        await answer.write(("" if begin == ", " else begin).encode() + b"]}")
+        await answer.write_eof()
+        return answer
 
     async def overview(self, request: web.Request) -> web.Response:
         rows = _count(request, "rows", default=50, most=LONGEST_PAGE)

@@ -24,8 +24,8 @@ from tokenproxy.core.provider import Account, Ceiling
 from tokenproxy.oauth.entry import Entry
 from tokenproxy.oauth.tasks import Tasks
 
-PATIENCE: Final = 15.0
-"""Seconds in the queue; then the renewal ends, so that a provider that hangs does not collect all requests."""
+PATIENCE: Final = 30.0
+"""Seconds in the queue, twice the longest token call; then it ends, so that a hanging provider collects no requests."""
 _LOOK: Final = 1.0
 """Seconds between two looks at a queue that nothing moved."""
 
