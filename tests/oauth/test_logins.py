@@ -71,6 +71,18 @@ async def test_a_login_by_each_guide(kind: type[Provider]) -> None:
         assert (provider.exchanges, provider.complaints) == (1, [])
 
 
+async def test_perscom_may_be_sent_a_nonce() -> None:
+    """Its guide's second sample; another one for each login."""
+    async with PerscomProvider() as provider:
+        async with Reception(provider, authorize_params={"nonce": "{nonce}"}) as house:
+            addresses = [(await house.begun())["authorize_url"] for _ in range(2)]
+            nonces = {dict(parse_qsl(urlsplit(address).query))["nonce"] for address in addresses}
+            assert len(nonces & set(house.planted)) == 2
+
+            assert (await house.log_in())["state"] == "success"
+        assert provider.complaints == []
+
+
 async def test_pkce_may_be_turned_on_and_off() -> None:
     async with PlainProvider() as provider, Reception(provider, pkce=PKCE.S256) as house:
         assert "code_challenge_method=S256" in (await house.begun())["authorize_url"]

@@ -152,6 +152,8 @@ class Provider(Server):
     token_type: ClassVar[str] = "Bearer"
     default_scope: ClassVar[str | None]
     authorize_parameters: ClassVar[frozenset[str]]
+    authorize_optional: ClassVar[frozenset[str]] = frozenset()
+    """Taken by the authorization page, and not needed."""
     exchange_parameters: ClassVar[frozenset[str]]
     refresh_parameters: ClassVar[frozenset[str]]
     machine_parameters: ClassVar[Mapping[str, frozenset[str]]] = {}
@@ -662,7 +664,8 @@ class Provider(Server):
             if len(dict(pairs)) != len(pairs) or not all(value for _, value in pairs):
                 raise self._complain(call, "a parameter that is doubled or empty")
             asked = dict(pairs)
-            self._check_names(call, asked, self.authorize_parameters)
+            needed = {name: value for name, value in asked.items() if name not in self.authorize_optional}
+            self._check_names(call, needed, self.authorize_parameters)
             if "+" in call.query:
                 raise self._complain(call, "a space that is not %20")
             if asked["response_type"] != "code" or asked["client_id"] != self.client_id:
@@ -778,6 +781,7 @@ class PerscomProvider(Provider):
     auth = Auth.BODY
     default_scope = "view:user update:user"
     authorize_parameters = _AUTHORIZE | {"scope", "redirect_uri"}
+    authorize_optional = frozenset({"nonce"})
     exchange_parameters = _EXCHANGE | _CLIENT | {"redirect_uri"}
     refresh_parameters = _REFRESH | _CLIENT | {"scope"}
 
