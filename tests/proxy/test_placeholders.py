@@ -89,8 +89,10 @@ async def test_our_token_goes_along_where_nothing_stands_in_its_place() -> None:
     async with desk(placeholders=True) as (s, _):
         caller = await s.caller()
         await caller.get(b"/books/x?k=__client_key__", b"Authorization: Basic none", b"X-Key: __secret__")
+        await caller.get(b'/books/x?b=__client_key+":".base64__&{"\'|}')
 
-        (seen,) = s.upstream.seen
+        seen, raw = s.upstream.seen
+        assert raw.target == b"/x?b=YXBwLTE6&{\"'|}"
         assert (seen.target, seen.token) == (b"/x?k=app-1", b"token-1")
         assert seen.values(b"x-key") == [b"planted-&secret"]
 

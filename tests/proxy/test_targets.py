@@ -299,6 +299,14 @@ async def test_a_value_cannot_leave_the_list(value: str) -> None:
         assert sent in ([], [b"/api/v%252e%252e/x"], [b"/api/v/x"], [b"/api/v../x"])
 
 
+@pytest.mark.parametrize("placeholders", [True, False])
+async def test_an_address_is_sent_as_a_browser_would_send_it(*, placeholders: bool) -> None:
+    """Applications write quotes and braces in addresses; an upstream may refuse them raw."""
+    async with desk(route={"placeholders": placeholders}) as d:
+        await d.ask(f'{d.url}/api/{{x}}?where=Type=="ACCPAY"|<1>', method="GET")
+        assert d.s.upstream.seen[0].target == b"/api/%7Bx%7D?where=Type==%22ACCPAY%22%7C%3C1%3E"
+
+
 async def test_placeholders_need_the_word_here_too() -> None:
     """Without it the text goes as it is."""
     async with desk(route={"placeholders": False}) as d:

@@ -23,6 +23,7 @@ LONGEST_URL: Final = 16 * 1024
 _PORTS: Final = {"http": 80, "https": 443}
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 _UNCLEAN: Final = re.compile(r"[^!-~]")
+_UNTIDY: Final = re.compile(r'["<>^`{|}]')
 _BLANK: Final = "\x00"
 """Stands for a placeholder in a path that is judged: no pattern has it, so that only a star matches it."""
 
@@ -99,6 +100,11 @@ def wanted(url: str) -> Wanted:
     if DOT_SEGMENT.search(_blanked(target).partition("?")[0]):
         raise UnfitURLError("X-Proxy-Url has a dot segment in its path, plain or encoded.")
     return Wanted(scheme=scheme, host=found["host"].lower().strip("[]"), port=port, target=target)
+
+
+def tidied(target: str) -> str:
+    """A target as a browser would send it: quotes, braces and their like are percent-encoded (RFC 3986 appendix A)."""
+    return _UNTIDY.sub(lambda found: f"%{ord(found[0]):02X}", target)
 
 
 def allowed(targets: Iterable[Any], url: Wanted, method: str, *, of: Callable[[Any], Target]) -> Any:

@@ -21,7 +21,7 @@ from tokenproxy.core.placeholders import (
     in_target,
     looked_through,
 )
-from tokenproxy.core.targets import UnfitURLError, allowed, matches, wanted
+from tokenproxy.core.targets import UnfitURLError, allowed, matches, tidied, wanted
 from tokenproxy.proxy.card import canonical, without_parameter
 from tokenproxy.proxy.lane import Lane
 from tokenproxy.proxy.problem import ProblemError, bad_request
@@ -59,28 +59,29 @@ _BODYLESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 class Draft:
     """What a request's head will be made of; placeholders are still in it."""
 
-    __slots__ = ("fields", "outside", "said", "target")
+    __slots__ = ("fields", "said", "target")
 
-    def __init__(self, target: str, fields: Fields, *, outside: str = "") -> None:
+    def __init__(self, target: str, fields: Fields) -> None:
         self.target = target
         """Path and query as the upstream will see them."""
         self.fields = fields
         """In order, without what frames the message."""
         self.said: dict[bytes, bytes] = {}
         """What was put into the target, and the placeholder that it stands for."""
-        self.outside = outside
-        """The method of the request that carried this one in the ``X-Proxy-*`` form, where it is another."""
 
     def written(self, lane: Lane, values: Values | None) -> tuple[str, Fields]:
         """Target and fields with all placeholders replaced; raises ``ProblemError``."""
-        if values is None:
-            return self.target, self.fields
-        try:
-            target = in_target(self.target.encode("utf-8", "surrogateescape"), values, self.said).decode()
-            fields = [(name, in_header(value, values)) for name, value in self.fields]
-        except UnresolvedError as unresolved:
-            raise unresolved_problem(unresolved) from None
-        if lane.target is not None and not matches(lane.target.path, target.partition("?")[0]):
+        target, fields = self.target, self.fields
+        if values is not None:
+            try:
+                target = in_target(target.encode("utf-8", "surrogateescape"), values, self.said).decode()
+                fields = [(name, in_header(value, values)) for name, value in fields]
+            except UnresolvedError as unresolved:
+                raise unresolved_problem(unresolved) from None
+        if lane.target is None:
+            return target, fields
+        target = tidied(target)
+        if not matches(lane.target.path, target.partition("?")[0]):
             raise unresolved_problem(
                 "With its placeholders replaced, the address is not one of targets any more."
             )
@@ -213,8 +214,7 @@ def form(
         ]
     inside, brought = _settled(chosen, inside, ours=chosen.target is not None and chosen.target.token)
     asked_for, asked = _own_parameter(chosen, url.target)
-    draft = Draft(asked_for, inside, outside="" if inner == method else method)
-    return chosen, inner, draft, brought or asked
+    return chosen, inner, Draft(asked_for, inside), brought or asked
 
 
 def _inside(text: bytes) -> Fields:
