@@ -699,3 +699,16 @@ async def test_a_provider_that_takes_no_pushed_request_begins_no_login() -> None
         provider.refuse_connections = True
         with pytest.raises(ProviderUnavailableError, match="cannot begin"):
             await house.begun()
+
+
+async def test_the_first_browser_that_opens_a_login_keeps_it() -> None:
+    """Somebody on the same machine may have read the address in a process list."""
+    async with PlainProvider() as provider, Reception(provider) as house:
+        login = await house.begun()
+        assert await house.desk.open(login["id"], browser="first") == login["authorize_url"]
+        with pytest.raises(UnknownLoginError, match="in another browser"):
+            await house.desk.open(login["id"], browser="second")
+        assert await house.desk.open(login["id"], browser="first") == login["authorize_url"]
+
+        page = await house.desk.land(await house.returned(login), account="books", browser="first")
+        assert page.code == "success"

@@ -266,6 +266,12 @@ class LoginDesk:
         found = self._attempts.get(login)
         if not found.open or found.taken or found.device is not None:
             raise UnknownLoginError("this login has ended already", next_step="begin it again")
+        if found.browser is not None and not _same(
+            browser, found.browser
+        ):  # its id was seen in a process list, say
+            raise UnknownLoginError(
+                "this login is open in another browser already", next_step="begin it again"
+            )
         found.browser = browser
         if found.attempt.account.provider.par_url:  # what was pushed before may be used up or too old
             found.address = await self._address(found.attempt, found.account)
