@@ -227,3 +227,27 @@ async def test_routes_with_the_same_files_share_one_context(ca_file: str) -> Non
 
         assert len(contexts) == 1
         assert {id(pool.tls) for pool in s.plane._pools.values()} == contexts
+
+
+async def test_a_place_that_the_token_set_names_is_verified_by_its_name(
+    authority: trustme.CA, ca_file: str
+) -> None:
+    """Under the route's authorities; one whose certificate is another's gets no token."""
+    route = secure(ca_file) | {
+        "template": "https://{host}",
+        "hosts": ("localhost", "127.0.0.1"),
+        "authority": "",
+    }
+    async with stage(upstream_how=server(authority, "localhost"), route=route) as s:
+        caller = await s.caller()
+        s.source.more = {"captured": {"host": f"localhost:{s.upstream.port}"}}
+        s.source.tokens("books", 1)
+        assert (await caller.get()).body == b"hello"
+        s.swap(hosts=frozenset({"other.example"}))
+        assert (await caller.get()).body == b"hello"
+        assert s.upstream.connections == 1  # a reload keeps what is under the same files
+        s.source.more = {"captured": {"host": f"127.0.0.1:{s.upstream.port}"}}
+        s.source.tokens("books", 2)
+        s.source.generations["books"] = 2
+        assert (await caller.get()).code == "upstream_unreachable"
+        assert len(s.upstream.seen) == 2
