@@ -116,11 +116,11 @@ def test_an_account_that_captures_has_no_token(tmp_path: Path) -> None:
     [
         (
             with_account('settings._a = "x"'),
-            'accounts.books.settings: "_a" is no name of a setting: it has letters, digits and single underscores between them   line 5',
+            'accounts.books.settings: "_a" is no name of a setting: it has at most 64 letters, digits and single underscores between them   line 5',
         ),
         (
             with_account('settings.a__b = "x"'),
-            'accounts.books.settings: "a__b" is no name of a setting: it has letters, digits and single underscores between them   line 5',
+            'accounts.books.settings: "a__b" is no name of a setting: it has at most 64 letters, digits and single underscores between them   line 5',
         ),
         (with_account("settings.a = 1"), 'accounts.books.settings.a: must be a table such as { name = "value" }, got 1   line 5'),
         (with_account("settings.a = { value = 1 }"), "accounts.books.settings.a.value: must be text in quotes, got 1   line 5"),

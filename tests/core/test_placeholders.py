@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tokenproxy.core.interfaces import StateValue
 from tokenproxy.core.placeholders import (
+    SETTING_NAME,
     UnresolvedError,
     Values,
     blanked,
@@ -139,6 +140,24 @@ def test_expressions_in_a_target() -> None:
     assert in_target(quote("/t?c=__client_id+':'+client_id.base64__", safe="/?=").encode(), known) == (
         b"/t?c=Y2xfMTpjbF8x"
     )
+
+
+def test_text_in_quotes_is_text() -> None:
+    """Whatever its spelling: a quote within it would be its end."""
+    known = values()
+
+    assert in_target(b"/?c=__client_id%2B'%20:%41'__", known) == b"/?c=cl_1%20%3AA"
+    for quote_ in (b"%27", b"%22"):
+        assert in_target(b"/?c=__'x" + quote_ + b"y'__", known) == b"/?c=__'x" + quote_ + b"y'__"
+
+
+def test_a_long_name_is_a_name() -> None:
+    """What the config takes, a request can name."""
+    name = "a_" * 31 + "b"
+    assert SETTING_NAME.fullmatch(name)
+    assert not SETTING_NAME.fullmatch("a" * 65)
+    for each in (name, "a" * 64):
+        assert in_header(f"__{each}__".encode(), values(settings={each: "x"})) == b"x"
 
 
 @pytest.mark.parametrize("value", ["..", ".", "%2e%2E", ".%2e"])

@@ -265,7 +265,7 @@ def _setting_names(value: dict[str, Any]) -> dict[str, Any]:
     for name in value:
         if not SETTING_NAME.fullmatch(name):
             raise ValueError(
-                f"{shown(name)} is no name of a setting: it has letters, digits and single underscores between them"
+                f"{shown(name)} is no name of a setting: it has at most 64 letters, digits and single underscores between them"
             )
     return value
 

@@ -37,7 +37,7 @@ LONGEST_PATH: Final = 128
 LONGEST_VALUE: Final = 64 * 1024
 """Bytes of a piece of state."""
 
-SETTING_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*")
+SETTING_NAME: Final = re.compile(r"(?=.{1,64}$)[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*")
 """Without two underscores in a row or one at an end, so that ``__a____b__`` reads in one way only."""
 _PATH: Final = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*")
 _MOST: Final = 256
@@ -86,7 +86,7 @@ def _pattern(character: Callable[[str], str], text: str) -> re.Pattern[bytes]:
     """
     left, right, slash, plus, dot = (character(each) for each in "[]/+.")
     single, double, paren, close = (character(each) for each in "'\"()")
-    name = r"[A-Za-z][A-Za-z0-9]{0,63}(?:_[A-Za-z0-9]{1,64}){0,15}"
+    name = r"[A-Za-z][A-Za-z0-9]{0,63}(?:_[A-Za-z0-9]{1,64}){0,31}"
     path = rf"[A-Za-z0-9._-]{{1,128}}(?:{slash}[A-Za-z0-9._-]{{1,128}}){{0,63}}"
     state = rf"{left}(?:user)?{left}{path}{right}{right}"
     quoted = rf"{single}{text}{{0,64}}{single}|{double}{text}{{0,64}}{double}"
@@ -143,7 +143,7 @@ def _spell_xml(value: str) -> bytes:
 _PLAIN: Final = _Place(_pattern(re.escape, _TEXT), bytes.decode, str.encode)
 _XML: Final = _PLAIN._replace(spell=_spell_xml)
 _PERCENT: Final = _Place(
-    _pattern(_percent, r"(?:[!#-$(-\[\]-~]|%[0-9A-Fa-f]{2})"),
+    _pattern(_percent, r"(?:[!#-$(-\[\]-~]|%(?!2[27])[0-9A-Fa-f]{2})"),
     lambda found: unquote_to_bytes(found).decode("utf-8", "replace"),
     _spell_percent,
     percent=True,
