@@ -105,6 +105,21 @@ async def test_a_poll_ends_with_its_wait(
         assert (status, told["detail"]) == (400, "Wait must be a number of seconds.")
 
 
+async def test_polls_leave_room_for_probes(
+    socket_path: Path, logins: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crowd of programs that wait must not make the process look dead."""
+    monkeypatch.setattr(calls, "MOST_WAITING", 1)
+    polling = asyncio.create_task(over_socket(socket_path, "GET", "/api/logins/l1?wait=60"))
+    await logins.polled.wait()
+
+    _, _, second = await asyncio.wait_for(over_socket(socket_path, "GET", "/api/logins/l1?wait=60"), 10)
+    assert second["state"] == "pending"
+    assert not polling.done()
+    logins.becomes(state="success")
+    assert (await asyncio.wait_for(polling, 10))[2]["state"] == "success"
+
+
 async def test_a_client_that_leaves_ends_its_poll(
     socket_path: Path, logins: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,12 +7,13 @@ more than its ``state``, and is never shown again.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from aiohttp import web
@@ -28,6 +29,8 @@ LONGEST_BODY: Final = 4 * LONGEST_ADDRESS
 """Bytes of a call; JSON may spell one letter of an address in several."""
 LONGEST_WAIT: Final = 60.0
 """Seconds of one long poll."""
+MOST_WAITING: Final = 128
+"""Long polls at once; more are answered at once, so that a listener has connections left for probes."""
 LOOK: Final = 1.0
 """Seconds after which a long poll sees that its client has left."""
 
@@ -46,6 +49,8 @@ class LoginCalls:
     """``/api/logins``."""
 
     logins: Logins
+    _waiting: set[asyncio.Task[Any] | None] = field(default_factory=set, repr=False)
+    """Long polls under way."""
 
     def routes(self) -> list[web.RouteDef]:
         """All of them need the admin token over TCP, reading included: a login's id is worth something."""
@@ -82,10 +87,17 @@ class LoginCalls:
 
     async def status(self, request: web.Request) -> web.Response:
         login, left = request.match_info["login"], _wait(request)
-        found = await self.logins.status(login)
-        while left > 0 and found["state"] == "pending" and not found["question"] and not _has_left(request):
-            found = await self.logins.status(login, wait=min(left, LOOK))
-            left -= LOOK
+        if len(self._waiting) >= MOST_WAITING:
+            left = 0.0
+        task = asyncio.current_task()
+        self._waiting.add(task)
+        try:
+            found = await self.logins.status(login)
+            while left > 0 and _goes_on(found) and not _has_left(request):
+                found = await self.logins.status(login, wait=min(left, LOOK))
+                left -= LOOK
+        finally:
+            self._waiting.discard(task)
         return json_answer(found)
 
     async def confirm(self, request: web.Request) -> web.Response:
@@ -107,6 +119,11 @@ def _wait(request: web.Request) -> float:
     if not re.fullmatch(r"\d{1,6}(?:\.\d{1,6})?", text, re.ASCII):
         raise Unusable("wait must be a number of seconds")
     return min(float(text), LONGEST_WAIT)
+
+
+def _goes_on(found: Mapping[str, Any]) -> bool:
+    """Whether nobody needs to hear of it yet."""
+    return found["state"] == "pending" and not found["question"]
 
 
 def _has_left(request: web.Request) -> bool:

@@ -55,7 +55,7 @@ def program() -> None:
     \b
       tokenproxy demo                        see it work, nothing needed
       tokenproxy init deskera                write a config and a key
-      tokenproxy login books                 log in, once
+      tokenproxy login deskera               log in, once
       tokenproxy serve                       run
       tokenproxy status                      what is logged in, until when, what to do
     """  # noqa: D301 - \b is click's
