@@ -431,7 +431,7 @@ async def test_our_refusal_and_somebodys_success() -> None:
 async def test_a_start_without_a_readable_store_says_so() -> None:
     """One sentence, not a half-started program."""
     async with AskaraProvider() as provider, House(provider, start=False) as house:
-        house.store.failing["summaries"] = 1
+        house.store.failing["tally"] = 1
         with pytest.raises(StoreError):
             await house.source.start()
 
