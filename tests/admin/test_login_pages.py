@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -397,3 +398,33 @@ async def test_a_long_query_gets_a_page_too(tcp: Running, logins: Desk) -> None:
     assert status == 400
     assert "too long" in text
     holds_nothing(text)
+
+
+async def test_landings_that_come_at_once_begin_one_by_one(
+    tcp: Running, logins: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flood of wrong answers would hold up what is proxied, which takes its turns in between on the same loop."""
+    turns, begun, lands = 0, [], logins.land
+
+    async def land(*given: Any, **more: Any) -> Landing:
+        begun.append(turns)
+        return await lands(*given, **more)
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(logins, "land", land)
+    host, port = tcp.address.rsplit(":", 1)
+    lines = [await asyncio.open_connection(host, int(port)) for _ in range(20)]
+    counting = asyncio.ensure_future(count())
+    for _, writer in lines:
+        writer.write(b"GET /callback?code=a&state=b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert {(await reader.read())[9:12] for reader, _ in lines} == {b"200"}
+    counting.cancel()
+    for _, writer in lines:
+        writer.close()
+
+    assert len(set(begun)) == len(begun) == 20

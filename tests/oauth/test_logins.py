@@ -224,6 +224,7 @@ async def test_a_stranger_s_landing_ends_no_login() -> None:
                 "http://[::/callback/%ff?%zz=%00&&&==;#\ud800", account="books", browser="\udfff"
             ),
             await house.land(address + "&pad=" + "x" * 16384),
+            await house.land(address + "&a=%" * 100),
         ]
 
         assert [page.code for page in pages] == [
@@ -234,6 +235,7 @@ async def test_a_stranger_s_landing_ends_no_login() -> None:
             "state_missing",
             "state_unknown",
             "state_missing",
+            "address_too_long",
             "address_too_long",
         ]
         assert all(page.title and page.detail and page.status in {400, 413} for page in pages)

@@ -7,6 +7,7 @@ Rule: what changes anything needs the file permissions of the socket, or over TC
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -244,7 +245,7 @@ def _app(
     lets_in: Callable[[web.Request], bool] = _nobody,
 ) -> web.Application:
     """``lets_in``: which requests may come from a page of another site."""
-    app = web.Application(middlewares=[_errors(guard, lets_in)], client_max_size=LONGEST_BODY)
+    app = web.Application(middlewares=[_one_by_one(), _errors(guard, lets_in)], client_max_size=LONGEST_BODY)
     app.add_routes(routes)
     app.on_response_prepare.append(_harden)
     return app
@@ -255,6 +256,23 @@ async def _harden(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_HEADERS)
     if own is not None:
         response.headers["Content-Security-Policy"] = own
+
+
+def _one_by_one() -> Any:
+    """
+    One request begins with each turn of the event loop, however many have come.
+
+    Anybody may ask for a landing page, and whoever asks a thousand times at once must not hold up what is proxied.
+    """
+    turn = asyncio.Lock()
+
+    @web.middleware
+    async def begin(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async with turn:
+            await asyncio.sleep(0)
+        return await handler(request)
+
+    return begin
 
 
 def _errors(guard: Guard | None, lets_in: Callable[[web.Request], bool]) -> Any:

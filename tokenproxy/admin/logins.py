@@ -191,7 +191,8 @@ class LoginPages:
         return answer
 
     async def land(self, request: web.Request) -> web.StreamResponse:
-        address = self._held.pop(request.query.get("landing", ""), None) or self._address(request)
+        key = request.raw_path.partition("?landing=")[2]
+        address = self._held.pop(key, None) or self._address(request)
         found = await self._landed(request, address)
         if found.code == "fragment":
             html = pages.hand_over(clean=_clean(request))

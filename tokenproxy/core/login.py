@@ -47,6 +47,8 @@ from tokenproxy.core.token_request import as_form, asked, encode, proof_key
 from tokenproxy.core.tokens import TokenSet
 
 LONGEST_ADDRESS: Final = LONGEST_TEXT
+MOST_PARAMETERS: Final = 100
+"""Of a landing address; 16 KiB hold 8,000, which take as long to read as fifty requests take to pass on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,11 +196,15 @@ class Caught:
 class Arrival:
     """A landing address, read."""
 
-    text: str = field(repr=False)
-    """The whole address, percent-decoded once: what expressions look at."""
+    address: str = field(repr=False)
     parameters: Mapping[str, str] = field(repr=False)
     doubled: frozenset[str]
     """Names that came with two values."""
+
+    @property
+    def text(self) -> str:
+        """The whole address, percent-decoded once: what expressions look at."""
+        return unquote(self.address).encode(errors="replace").decode()  # no lone surrogates, which none takes
 
 
 def mode_of(account: Account) -> CallbackMode:
@@ -209,6 +215,11 @@ def mode_of(account: Account) -> CallbackMode:
     return mode
 
 
+def too_long(address: str) -> bool:
+    """Whether it is more than any provider sends: nobody else is to wait while it is read."""
+    return len(address) > LONGEST_ADDRESS or address.count("&") >= MOST_PARAMETERS
+
+
 def arrival(address: str, mode: CallbackMode) -> Arrival:
     """Read a landing address, undecoded and of whatever a stranger wrote; the fragment counts only in its mode."""
     whole, _, fragment = address.partition("#")
@@ -217,8 +228,7 @@ def arrival(address: str, mode: CallbackMode) -> Arrival:
         pairs += parse_qsl(fragment.lstrip("/?"), keep_blank_values=True)
     parameters: dict[str, str] = {}
     doubled = {name for name, value in pairs if parameters.setdefault(name, value) != value}
-    text = unquote(address).encode(errors="replace").decode()  # no lone surrogates, which no expression takes
-    return Arrival(text, parameters, frozenset(doubled))
+    return Arrival(address, parameters, frozenset(doubled))
 
 
 def state_in(landed: Arrival, callback: Callback) -> str:

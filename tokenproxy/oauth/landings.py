@@ -33,7 +33,9 @@ ENDINGS: Final[Mapping[str, Ending]] = {
     ),
     "fragment": Ending(200, "One moment", "This page hands over what the provider sent."),
     # before a login is found
-    "address_too_long": Ending(413, "That address is too long", f"It has more than 16 KiB. {_AGAIN}"),
+    "address_too_long": Ending(
+        413, "That address is too long", f"It has more than 16 KiB, or 100 parameters. {_AGAIN}"
+    ),
     "state_missing": Ending(
         400, "The answer belongs to no login", f"The provider's answer does not say to which. {_AGAIN}"
     ),

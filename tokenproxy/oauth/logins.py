@@ -23,7 +23,6 @@ from tokenproxy import log
 from tokenproxy.core.account import Event, Reason
 from tokenproxy.core.interfaces import Clock, Landing, Store
 from tokenproxy.core.login import (
-    LONGEST_ADDRESS,
     Arrival,
     Attempt,
     DeviceLogin,
@@ -37,6 +36,7 @@ from tokenproxy.core.login import (
     pushed_address,
     secrets_of,
     state_in,
+    too_long,
 )
 from tokenproxy.core.provider import Account, CallbackMode, CallbackPath, table_of
 from tokenproxy.core.replies import Failure, without
@@ -312,7 +312,7 @@ class LoginDesk:
     async def land(
         self, address: str, *, account: str = "", key: str = "", browser: str | None = None
     ) -> Landing:
-        if len(address) > LONGEST_ADDRESS:
+        if too_long(address):
             return landing("address_too_long")
         self._expire()
         found = self._by_key(address, key) if key else await self._by_state(address, account)
@@ -337,7 +337,7 @@ class LoginDesk:
     async def _pasted(self, login: Login, address: str) -> Arrival:
         """Raises ``BadLoginError`` for any address but the login's own; the login goes on then."""
         account = login.attempt.account
-        if len(address) <= LONGEST_ADDRESS:
+        if not too_long(address):
             landed = arrival(address, mode_of(account))
             if _same(await self._presented(account, landed, address), login.attempt.state):
                 return landed

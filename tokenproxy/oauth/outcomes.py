@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
@@ -47,6 +48,9 @@ T = TypeVar("T")
 
 PATIENCE: Final = 20.0
 """Seconds that ``close`` waits for exchanges that were sent; more than one token call may take."""
+
+_threads: Final = ThreadPoolExecutor(2, thread_name_prefix="tokenproxy-expressions")
+"""The loop's own executor resolves names, which must not queue behind what strangers make expressions run on."""
 
 
 class Outcomes:
@@ -246,4 +250,4 @@ def _code_of(error: NotSentError) -> str:
 
 async def apart(work: Callable[[], T], *, threaded: bool) -> T:
     """In a thread where an expression runs: google-re2 lets go of the interpreter meanwhile, and the loop goes on."""
-    return await asyncio.to_thread(work) if threaded else work()
+    return await asyncio.get_running_loop().run_in_executor(_threads, work) if threaded else work()
