@@ -192,6 +192,20 @@ async def test_no_browser_says_so_and_waits_for_whichever(office: Office) -> Non
         assert (await login.ended()).code == 0
 
 
+async def test_a_random_callback_address_is_told_without_its_key(office: Office) -> None:
+    """The key is the login's state, and another one next time: what is registered ends in anything."""
+    text = office.config.read_text()
+    office.config.write_text(text.replace("[providers.plain]", '[providers.plain]\ncallback.path = "random"'))
+    async with office.login() as login:
+        told = await login.until("Ctrl-C to stop")
+        login.signal(signal.SIGINT)
+        await login.ended()
+
+    registered = f"http://{admin_of(office.config)}/callback/books/*"
+    assert f"Register this address: {registered} " in told
+    assert f"Waiting on {registered} " in told
+
+
 async def test_a_terminal_shows_no_pasted_address_and_cuts_none_off(office: Office) -> None:
     """4,095 characters are all that a terminal gives of one line; and a code must not stay on a screen."""
     with office.terminal() as screen:

@@ -16,7 +16,7 @@ from tokenproxy.cli.accounts import local_now
 from tokenproxy.cli.command import Call, UnusableError
 from tokenproxy.cli.pasted import Pasted
 from tokenproxy.cli.present import moment, span
-from tokenproxy.core.login import by_device
+from tokenproxy.core.login import by_device, callback_address
 from tokenproxy.errors import (
     AccountError,
     BadLoginError,
@@ -85,6 +85,7 @@ class LoginAttempt:
 
     async def _until_ended(self, login: str, pasted: Pasted) -> dict[str, Any]:
         reading = asyncio.ensure_future(pasted.line())
+        polling: asyncio.Future[dict[str, Any]] | None = None
         try:
             while True:
                 polling = asyncio.ensure_future(self._desk.status(login, wait=_POLL))
@@ -102,6 +103,8 @@ class LoginAttempt:
                     return found
         finally:
             reading.cancel()
+            if polling is not None:
+                polling.cancel()
 
     async def _paste(self, login: str, address: str) -> None:
         """A wrong address is told, and the login goes on."""
@@ -132,17 +135,17 @@ class LoginAttempt:
 
     def _tell_browser(self, begun: Mapping[str, Any]) -> None:
         host = urlsplit(begun["authorize_url"]).hostname
-        self._out.note(f"Register this address: {begun['callback_url']}   (once, at the provider)")
+        self._out.note(f"Register this address: {self._callback}   (once, at the provider)")
         self._out.note(f"Your browser opens the login page of {host}.")
         self._out.note(f"If it does not:   {begun['start_url']}")
-        self._out.note(f"Waiting on {begun['callback_url']}  ({self._left(begun)}, Ctrl-C to stop) ...")
+        self._out.note(f"Waiting on {self._callback}  ({self._left(begun)}, Ctrl-C to stop) ...")
         open_browser(begun["start_url"], self._out.error)
 
     def _tell_address(self, begun: Mapping[str, Any]) -> None:
-        self._out.note(f"Register this address: {begun['callback_url']}   (once, at the provider)")
+        self._out.note(f"Register this address: {self._callback}   (once, at the provider)")
         self._out.error(f"Open this address in a browser:\n\n{begun['authorize_url']}\n")
         self._out.note(
-            f"Waiting on {begun['callback_url']}  ({self._left(begun)}, Ctrl-C to stop) ...\n"
+            f"Waiting on {self._callback}  ({self._left(begun)}, Ctrl-C to stop) ...\n"
             "Where the browser cannot reach that, paste the address that it ends on, and Enter; it is not shown."
         )
 
@@ -153,6 +156,12 @@ class LoginAttempt:
         if sys.stderr.isatty():
             self._out.note(qr_code(begun["verification_uri_complete"] or address))
         self._out.note("Waiting ...  (Ctrl-C to stop)")
+
+    @property
+    def _callback(self) -> str:
+        """As it is registered: of the random kind without the key, which is this login's state."""
+        spec = self._config.accounts[self._account.partition("/")[0]]
+        return callback_address(self._config.admin.public_url, spec)
 
     def _left(self, begun: Mapping[str, Any]) -> str:
         now = local_now()
