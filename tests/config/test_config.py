@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -245,22 +244,39 @@ def test_files_that_are_no_config(tmp_path: Path) -> None:
 
 
 def test_two_hundred_routes_load_at_once(tmp_path: Path) -> None:
-    """A reload must not be felt."""
-    text = GOOD + "".join(
-        f'[routes.r{number}]\nupstream = "https://api.example.com/{number}"\naccount = "books"\n'
-        f'origins = ["https://a.example"]\nreplay = {{ memory = "2 MiB" }}\n'
-        for number in range(200)
-    )
+    """A reload must not be felt: each route costs as little as the one before it."""
     read(GOOD, tmp_path)
 
-    took = []
-    for _ in range(3):  # of our own time, and the best of three: somebody else may be using the machine
-        started = time.process_time()
-        config = read(text, tmp_path)
-        took.append(time.process_time() - started)
+    few, many = (_calls_to_read(_routes(number), tmp_path) for number in (100, 200))
 
-    assert len(config.routes) == 201
-    assert min(took) < 0.1
+    assert many < 2.3 * few
+    assert many < 200 * 1000  # 20 ms
+
+
+def _routes(number: int) -> str:
+    return GOOD + "".join(
+        f'[routes.r{each}]\nupstream = "https://api.example.com/{each}"\naccount = "books"\n'
+        f'origins = ["https://a.example"]\nreplay = {{ memory = "2 MiB" }}\n'
+        for each in range(number)
+    )
+
+
+def _calls_to_read(text: str, base: Path) -> int:
+    """Functions called meanwhile: work, which is the same on a busy machine, and not seconds."""
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in {"call", "c_call"}
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        config = read(text, base)
+    finally:
+        sys.setprofile(before)
+    assert len(config.routes) == text.count("[routes.")
+    return calls
 
 
 def test_pydantic_is_imported_only_when_a_config_is_read() -> None:
@@ -419,12 +435,18 @@ def test_what_a_machine_asks_with(tmp_path: Path) -> None:
         GOOD.replace(
             'provider = "deskera"',
             'provider = "deskera"\ngrant = "token_exchange"\naudience = "api"\nsubject_token = "file:not-there-yet"\n'
-            'subject_token_type = "urn:x"',
+            'subject_token_type = "urn:x"\nactor_token = "env:ACTOR"\nactor_token_type = "urn:y"\n'
+            'requested_token_type = "urn:z"',
         ),
         tmp_path,
     )
 
     account = config.accounts["books"]
-    assert dict(account.params) == {"audience": "api", "subject_token_type": "urn:x"}
-    assert dict(account.presented) == {"subject_token": "file:not-there-yet"}
+    assert dict(account.params) == {
+        "audience": "api",
+        "subject_token_type": "urn:x",
+        "actor_token_type": "urn:y",
+        "requested_token_type": "urn:z",
+    }
+    assert dict(account.presented) == {"subject_token": "file:not-there-yet", "actor_token": "env:ACTOR"}
     assert account.bound_to.startswith("token_exchange https://api-staging.deskera.xyz:443 cl_pub_1234 ")

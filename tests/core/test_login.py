@@ -326,6 +326,15 @@ def test_an_iss_that_nobody_asked_for_is_compared_all_the_same() -> None:
     assert isinstance(landed("/?code=c", known), Caught)
 
 
+def test_an_iss_that_must_be_there_is_worth_nothing_where_nobody_knows_the_issuer() -> None:
+    """Only a profile that neither asks for one nor names an issuer lets any pass."""
+    assert (
+        why("/?code=c&iss=https://p.example", attempt(replace(PLAIN, callback=Callback(iss=True))))
+        is Why.ISS_WRONG
+    )
+    assert isinstance(landed("/?code=c&iss=https://p.example", attempt(PLAIN)), Caught)
+
+
 def test_a_provider_that_says_no_says_why_on_one_line() -> None:
     found = landed("/?error=access_denied&error_description=not%20today%0A%1b%5B31m")
 

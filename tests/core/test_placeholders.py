@@ -140,6 +140,8 @@ def test_expressions_in_a_target() -> None:
     assert in_target(quote("/t?c=__client_id+':'+client_id.base64__", safe="/?=").encode(), known) == (
         b"/t?c=Y2xfMTpjbF8x"
     )
+    assert in_target(b"/t?c=__client_secret.urlencode__", known) == b"/t?c=s%26cr%3Dt"
+    assert in_target(b"/t?c=__client_secret.urlencode.base64__", known) == b"/t?c=cyUyNmNyJTNEdA%3D%3D"
 
 
 def test_text_in_quotes_is_text() -> None:

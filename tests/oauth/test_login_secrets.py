@@ -4,29 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
-import logging
-from collections.abc import Iterator
 from urllib.parse import parse_qsl, urlsplit
-
-import pytest
 
 from tests.oauth.reception import Reception
 from tests.simulators import AskaraProvider, DeviceProvider, FakeClock
-from tokenproxy import log
 from tokenproxy.core.provider import PKCE
-
-
-@pytest.fixture
-def written() -> Iterator[io.StringIO]:
-    """Everything that anybody logs, at debug level, as ``serve`` sets it up."""
-    root = logging.getLogger()
-    level, before = root.level, list(root.handlers)
-    stream = io.StringIO()
-    handler = log.setup("debug", "json", stream=stream)
-    yield stream
-    root.removeHandler(handler)
-    root.handlers[:] = before
-    root.setLevel(level)
 
 
 async def test_logins_leave_no_secret_in_the_log(written: io.StringIO) -> None:

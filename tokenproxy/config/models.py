@@ -284,7 +284,6 @@ TextOrTexts = Annotated[list[Text], BeforeValidator(_as_list), Kind("text or lis
 Words = Annotated[dict[str, TextOrEmpty], Kind("table of text")]
 Headers = Annotated[dict[str, str], AfterValidator(_headers), Kind("table of text")]
 HeaderName = Annotated[str, AfterValidator(_header_name), Kind("text")]
-HeaderValue = Annotated[str, AfterValidator(_header_value), Kind("text")]
 HeaderNameOrEmpty = Annotated[str, AfterValidator(_header_name_or_empty), Kind("text")]
 HeaderValueOrEmpty = Annotated[str, AfterValidator(_header_value_or_empty), Kind("text")]
 HostPatterns = Annotated[list[Annotated[str, AfterValidator(_host_pattern)]], Kind("list of text")]

@@ -51,7 +51,6 @@ class UpstreamSide(Side):
         "pool",
         "problem",
         "queue",
-        "reused",
         "silent",
         "spoiled",
         "waiter",
@@ -75,8 +74,6 @@ class UpstreamSide(Side):
         self.chunked = False
         self.lenient = False
         """The parser took a duplicate field of this answer; it must not be as kind to the next one."""
-        self.reused = False
-        """An earlier exchange went over this connection, so that it may have died of age."""
         self.silent = True
         """No byte of an answer has come in this exchange."""
         self.spoiled = False
@@ -140,7 +137,6 @@ class UpstreamSide(Side):
                 # the next answer on this connection: another caller's. Only a new parser forgets it.
                 self.chunked = self.lenient = False
                 self.parser = self._parser()
-            self.reused = True
             self.deadline = now + self.pool.idle_timeout
             self.pool.give_back(self)
         else:
