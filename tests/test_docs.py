@@ -31,6 +31,18 @@ def test_the_readme_s_config_is_a_config(tmp_path: Path) -> None:
     assert [route.name for route in loaded.routes] == ["books"]
 
 
+def test_the_configs_of_deskpro_s_page_are_configs(tmp_path: Path) -> None:
+    """The first, alone, with the page's second route, and with the strict provider in the place of its own."""
+    first, apps, strict = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/deskpro.md").read_text(), re.DOTALL)
+    rest = first[first.index("[accounts.desk]") :]
+
+    for text, routes in ((first, 1), (f"{first}\n{apps}", 2), (f"{strict}\n{rest}", 1)):
+        loaded = config.parse(
+            text, source="docs/deskpro.md", base=tmp_path, environ={"DESK_SECRET": "s3cret-of-nobody"}
+        )
+        assert len(loaded.routes) == routes
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
