@@ -49,6 +49,32 @@ async def test_another_identity_is_replaced_only_after_a_yes() -> None:
         assert (await house.kept()).generation == 2
 
 
+async def test_a_yes_is_no_yes_to_what_came_meanwhile() -> None:
+    """Two people are asked about the first one; who says yes second is asked about the other before they replace them."""
+    async with AskaraProvider() as provider, Reception(provider) as house:
+        await house.log_in()
+        second, third = await asked(house), await asked(house)
+
+        assert (await house.desk.confirm(second["id"]))["state"] == "success"
+        status = await house.desk.confirm(third["id"])
+
+        assert status["state"] == "pending"
+        assert "user-2" in status["question"]
+        assert "user-3" in status["question"]
+        assert (await house.kept()).identity == "user-2"
+        assert (await house.desk.confirm(third["id"]))["state"] == "success"
+        assert (await house.kept()).identity == "user-3"
+
+
+async def test_two_logins_that_end_at_once_are_one_and_a_question() -> None:
+    async with AskaraProvider() as provider, Reception(provider) as house:
+        addresses = [await house.returned(await house.begun()) for _ in range(2)]
+
+        pages = await asyncio.gather(*map(house.land, addresses))
+
+        assert sorted(page.code for page in pages) == ["question", "success"]
+
+
 async def test_a_no_keeps_what_is_there() -> None:
     async with AskaraProvider() as provider, Reception(provider) as house:
         await house.log_in()

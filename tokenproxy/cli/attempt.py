@@ -119,9 +119,11 @@ class LoginAttempt:
                 f"{found['question']} Nobody can be asked here, so nothing was replaced",
                 next_step=f"tokenproxy login {self._account} --replace   (says yes)",
             )
-        if await pasted.yes(found["question"]):
-            return await self._desk.confirm(found["id"])
-        return await self._desk.cancel(found["id"])
+        while found["question"]:  # another one follows where somebody else has logged in meanwhile
+            if not await pasted.yes(found["question"]):
+                return await self._desk.cancel(found["id"])
+            found = await self._desk.confirm(found["id"])
+        return dict(found)
 
     # -- what is told ----------------------------------------------------------------------------------------------
 

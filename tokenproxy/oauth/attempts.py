@@ -93,7 +93,7 @@ class Login:
 
     def ask(self, question: str, tokens: TokenSet, *, now: datetime) -> None:
         """Wait for a yes, as long as for a login."""
-        self.question, self.tokens = question, tokens
+        self.question, self.tokens, self.settling = question, tokens, False
         self.expires_at = now + LIFE
         self._happened()
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
+from weakref import WeakValueDictionary
 
 from tokenproxy import log
 from tokenproxy.core.account import Event
@@ -70,6 +71,7 @@ class Outcomes:
         self._store = store
         self._endpoint = endpoint
         self._clock = clock
+        self._deciding: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.tasks = Tasks()
 
     async def of_landing(self, login: Login, landed: Arrival) -> None:
@@ -81,7 +83,8 @@ class Outcomes:
         tokens, login.tokens = login.tokens, None
         if tokens is not None:
             login.settling = True
-            await asyncio.shield(self.tasks.start(self._adopt(login, tokens), name=f"adopt {login.account}"))
+            work = self._settle(login, tokens, agreed=login.question)
+            await asyncio.shield(self.tasks.start(work, name=f"adopt {login.account}"))
 
     async def of_poll(self, login: Login, device: DeviceLogin) -> Poll | None:
         """One poll and what comes of it; None: there is nothing more to ask."""
@@ -131,18 +134,28 @@ class Outcomes:
             return
         tokens = answer.tokens
         login.hide(tokens.access_token, tokens.refresh_token or "")
-        try:
-            question = "" if login.replace else await self._question(login, tokens)
-        except StoreError as error:
-            self.fail(login, "store_failed", detail=error.message)
-            self._discard(login, tokens)
-            return
-        if not login.open:
-            self._discard(login, tokens)
-        elif question:
-            login.ask(question, tokens, now=self._clock.now())
-        else:
-            await self._adopt(login, tokens)
+        await self._settle(login, tokens)
+
+    async def _settle(self, login: Login, tokens: TokenSet, *, agreed: str = "") -> None:
+        """
+        Store the tokens, or first ask whether they may replace what is there; ``agreed`` is what was said yes to.
+
+        One login of an account at a time: else two that end at once would both find nobody there.
+        """
+        lock = self._deciding.setdefault(login.account, asyncio.Lock())
+        async with lock:
+            try:
+                question = "" if login.replace else await self._question(login, tokens)
+            except StoreError as error:
+                self.fail(login, "store_failed", detail=error.message)
+                self._discard(login, tokens)
+                return
+            if not login.open:
+                self._discard(login, tokens)
+            elif question and question != agreed:
+                login.ask(question, tokens, now=self._clock.now())
+            else:
+                await self._adopt(login, tokens)
 
     async def _question(self, login: Login, tokens: TokenSet) -> str:
         record = await self._store.load(login.account)
