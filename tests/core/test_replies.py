@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tokenproxy.core.account import Event, Reason
-from tokenproxy.core.provider import AnswerFields, ErrorCodes, Provider
+from tokenproxy.core.provider import Account, AnswerFields, ClientAuth, ErrorCodes, Provider, Registration
 from tokenproxy.core.replies import (
     LARGEST_ANSWER,
     Answer,
@@ -27,6 +28,7 @@ from tokenproxy.core.replies import (
     retry_after,
     without,
 )
+from tokenproxy.core.token_request import token_request
 from tokenproxy.core.tokens import TokenSet
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -705,3 +707,23 @@ def test_no_import_makes_us_raise(given_: bytes) -> None:
 def test_short_secrets_are_taken_out_whole() -> None:
     """A password of seven letters is a secret, too; a single letter is not worth the sentence."""
     assert without("cannot take hunt3rX of you", ["hunt3rX", "a"]) == "cannot take … of you"
+
+
+@pytest.mark.parametrize("client_id", ["c", "a-long-client-id"])
+@pytest.mark.parametrize("method", [ClientAuth.BASIC, ClientAuth.BASIC_RAW])
+def test_an_error_that_quotes_the_request_loses_its_credentials(client_id: str, method: ClientAuth) -> None:
+    """In the head as in the body, and in the spellings of whoever quotes: none leaves the end of a secret behind."""
+    secret = "begins-plainly/and+goes-on=differently"
+    account = Account(
+        name="books",
+        provider=replace(PLAIN, client_auth=method),
+        registration=Registration(client_id=client_id, client_secret=secret),
+    )
+    request = token_request(account, {}, url=PLAIN.token_url)
+    spellings = [request.headers["Authorization"], quote(secret, safe="").lower(), json.dumps(secret)]
+    spellings.append(secret.replace("/", "\\/"))
+    said = without(f"no: {', '.join(spellings)}.", account.secrets)
+
+    sent = request.headers["Authorization"].partition(" ")[2]
+    assert not [part for part in (sent[-12:], "differently", "goes") if part in said]
+    assert said.startswith("no: ")

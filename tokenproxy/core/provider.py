@@ -7,6 +7,7 @@ fields of ``Provider``.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,7 +15,7 @@ from enum import Enum
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote_plus, urlsplit
 
 from tokenproxy.core.settings import TLSFiles
 
@@ -337,6 +338,12 @@ class Registration:
     key_id: str = ""
     """``kid`` of what it signs."""
 
+    def basic(self, *, raw: bool) -> str:
+        """Its credentials for HTTP Basic: form-encoded before base64 (RFC 6749 section 2.3.1), or as they are."""
+        pair = (self.client_id, self.client_secret)
+        user, password = pair if raw else map(quote_plus, pair)
+        return b64encode(f"{user}:{password}".encode()).decode("ascii")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
@@ -379,9 +386,12 @@ class Account:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What of this must show up in no text."""
+        known = self.registration
+        basic = (known.basic(raw=False), known.basic(raw=True)) if known.client_secret else ()
         given = (
-            self.registration.client_secret,
-            self.registration.private_key,
+            known.client_secret,
+            *basic,
+            known.private_key,
             self.token,
             self.params.get("password", ""),
             *(setting.value for setting in self.settings.values() if setting.backend),

@@ -521,14 +521,15 @@ def jwt_lifetime(token: str, asked_at: datetime) -> timedelta | None:
 
 RECOGNISED: Final = 8
 """So many characters of a secret are one."""
-
-
 _LETTERS: Final = 2
+_REST: Final = re.compile(r"[\w.~+/=%\\-]*")
+"""Of a word: what is spelt in another way than we know (base64, JSON, ``%2b``) shares but its beginning."""
 
 
 def without(text: str, secrets: Iterable[str]) -> str:
     """
-    The text with every secret taken out, in each spelling, and with what begins like one: its end may be missing.
+    The text with every secret taken out, in each spelling, and with each word that goes on like one: its end may be
+    missing.
 
     Some providers quote the request in their errors, and we cut the quote.
     """
@@ -546,7 +547,8 @@ def _without(text: str, secret: str) -> str:
     at = text.find(start)
     while at >= 0:
         same = takewhile(lambda pair: pair[0] == pair[1], zip(text[at:], secret, strict=False))
-        text = f"{text[:at]}…{text[at + sum(1 for _ in same) :]}"
+        rest = _REST.match(text, at + sum(1 for _ in same))
+        text = f"{text[:at]}…{text[rest.end() if rest else at :]}"
         at = text.find(start, at)
     return text
 

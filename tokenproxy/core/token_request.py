@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote
 
 from tokenproxy import __version__
 from tokenproxy.core.assertions import ASSERTION_TYPE, client_assertion, nonce_wanted, proof
@@ -153,11 +152,9 @@ def _authenticate(
     """Exactly one client authentication method per request (RFC 6749 section 2.3)."""
     registration, method = account.registration, account.provider.client_auth
     if method is ClientAuth.BASIC:  # form-encoded before base64, RFC 6749 section 2.3.1
-        headers["Authorization"] = _basic(
-            quote_plus(registration.client_id), quote_plus(registration.client_secret)
-        )
+        headers["Authorization"] = f"Basic {registration.basic(raw=False)}"
     elif method is ClientAuth.BASIC_RAW:
-        headers["Authorization"] = _basic(registration.client_id, registration.client_secret)
+        headers["Authorization"] = f"Basic {registration.basic(raw=True)}"
     elif method is ClientAuth.QUERY:
         query["client_id"] = registration.client_id
         query["client_secret"] = registration.client_secret
@@ -170,7 +167,3 @@ def _authenticate(
             raise ValueError(f"client_auth {method.value} needs a signed assertion")
         params["client_assertion_type"] = ASSERTION_TYPE
         params["client_assertion"] = assertion
-
-
-def _basic(user: str, password: str) -> str:
-    return "Basic " + b64encode(f"{user}:{password}".encode()).decode("ascii")

@@ -10,7 +10,6 @@ elsewhere.
 from __future__ import annotations
 
 import logging
-from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -384,6 +383,5 @@ def _fields(entry: Entry) -> dict[str, Any]:
 
 def without_secrets(text: str, entry: Entry) -> str:
     """A provider's error text with everything taken out that we sent."""
-    held, registration = entry.tokens, entry.account.registration
-    basic = b64encode(f"{registration.client_id}:{registration.client_secret}".encode()).decode()
-    return without(text, (held.refresh_token or "", held.access_token, *entry.account.secrets, basic))
+    held = entry.tokens
+    return without(text, (held.refresh_token or "", held.access_token, *entry.account.secrets))
