@@ -63,6 +63,21 @@ def test_a_word_that_nobody_has_is_told(here: Here) -> None:
     assert ended.err.endswith("Next:  tokenproxy presets\n")
 
 
+@pytest.mark.parametrize("command", [("presets",), ("init", "--yes")], ids=["presets", "init"])
+def test_a_misspelt_preset_is_told_with_the_one_that_was_meant(command: tuple[str, ...], here: Here) -> None:
+    ended = here(*command, "gihub")
+
+    assert ended.code == 2
+    assert 'there is no preset "gihub". Did you mean "github"?' in ended.err
+
+
+def test_init_by_half_a_name_is_told_where_the_whole_ones_are(here: Here) -> None:
+    ended = here("init", "zoho", "--yes")
+
+    assert ended.code == 2
+    assert ended.err.endswith("Next:  tokenproxy presets zoho\n")
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

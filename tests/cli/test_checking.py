@@ -137,6 +137,18 @@ def test_what_serve_would_stumble_over_is_warned_of(tmp_path: Path, here: Here) 
     assert "line 5" in ended.out
 
 
+def test_what_is_left_to_fill_in_is_told_beside_a_problem(tmp_path: Path, here: Here) -> None:
+    """The secret that ``init`` leaves to a person is missing at first, and so is the client id."""
+    (tmp_path / "config.toml").write_text(GOOD.replace('"x"', '"x"   # CHANGE ME') + "\n[servr]\n")
+    ended = here("check", env=ENV)
+
+    assert ended.code == 2
+    assert "client_id   is still marked CHANGE ME" in ended.out
+    assert [each["path"] for each in json.loads(here("check", "--json", env=ENV).out)["warnings"]] == [
+        "client_id"
+    ]
+
+
 def test_an_output_that_is_full_is_one_sentence() -> None:
     """The disk that a cron job writes to is not a mistake in tokenproxy."""
     with Path("/dev/full").open("w") as full:

@@ -84,8 +84,8 @@ async def test_who_says_no_and_who_says_nothing(office: Office) -> None:
     nothing = await office.logged_in("--device")
 
     assert (no.code, nothing.code) == (3, 3)
-    assert "books is not logged in (access denied)" in no.err
-    assert "books is not logged in (expired)" in nothing.err
+    assert "the login of books failed (access denied)" in no.err
+    assert "the login of books failed (expired)" in nothing.err
     assert nothing.err.endswith(f"Next:  tokenproxy login books --config {office.config}\n")
 
 

@@ -469,8 +469,11 @@ async def test_an_exchange_whose_answer_is_lost_is_not_repeated() -> None:
 async def test_a_provider_that_refuses_us(error: dict[str, str], code: str) -> None:
     async with PlainProvider() as provider, Reception(provider) as house:
         provider.error = error
+        ended = await house.log_in()
 
-        assert (await house.log_in())["error"] == code
+        assert ended["error"] == code
+        assert ended["next_step"].endswith("tokenproxy login books")
+        assert ("correct [accounts.books]" in ended["next_step"]) == (code == "misconfigured")
 
 
 async def test_a_provider_that_cannot_be_reached_has_seen_no_code() -> None:

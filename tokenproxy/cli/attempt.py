@@ -181,7 +181,7 @@ def _failure(account: str, found: Mapping[str, Any]) -> AccountError:
     elif code in _OUR_CONFIG:
         kind = MisconfiguredError
     return kind(
-        f"{account} is not logged in ({code.replace('_', ' ')}): {found['detail']}",
+        f"the login of {account} failed ({code.replace('_', ' ')}): {found['detail']}",
         account=account,
         reason=code,
         next_step=found["next_step"],
@@ -224,7 +224,7 @@ def qr_code(text: str) -> str:
     try:
         import segno
     except ImportError:
-        return "A QR code would stand here:  pip install 'tokenproxy[qr]'"
+        return "A QR code would stand here:  pip install segno"
     drawn = io.StringIO()
     segno.make(text, error="l", micro=False).terminal(out=drawn, compact=True, border=2)
     return drawn.getvalue().rstrip("\n")

@@ -58,13 +58,26 @@ def presets(call: Call, *, name: str | None, toml: bool) -> None:
     known = config.presets()
     found = matching(known, name or "")
     if not found:
-        raise UnusableError(
-            f'there is no preset "{name}", and none with that in its name', next_step="tokenproxy presets"
-        )
+        raise unknown_preset(name or "")
     if toml:
         call.out.result("\n\n".join("\n".join(toml_lines(each.name, each.raw)) for each in found))
     else:
         _list(call, found)
+
+
+def unknown_preset(name: str) -> UnusableError:
+    """With where the names are that have it in them, else with the one that was probably meant."""
+    from tokenproxy import config
+    from tokenproxy.config.words import nearest
+
+    known = config.preset_names()
+    text = f'there is no preset "{name}"'
+    if name and any(name in each for each in known):
+        return UnusableError(text, next_step=f"tokenproxy presets {name}")
+    meant = nearest(name, known)
+    return UnusableError(
+        f'{text}. Did you mean "{meant}"?' if meant else text, next_step="tokenproxy presets"
+    )
 
 
 def matching(known: Mapping[str, PresetInfo], word: str) -> list[PresetInfo]:

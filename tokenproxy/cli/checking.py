@@ -61,12 +61,16 @@ def _beyond_the_file(config: Config) -> list[Problem]:
     return problems
 
 
-def _doubts(call: Call, config: Config) -> Iterator[Problem]:
-    """What ``serve`` would stumble over here; warnings, since it may run elsewhere and as somebody else."""
+def _unfilled(call: Call) -> Iterator[Problem]:
+    """What ``init`` left to a person, in a file with mistakes as well."""
     with contextlib.suppress(OSError):
         for number, line in enumerate(call.config.read_text(encoding="utf-8-sig").splitlines(), start=1):
             if line.rstrip().endswith("# CHANGE ME"):
                 yield Problem(line.partition("=")[0].strip(), "is still marked CHANGE ME", number)
+
+
+def _doubts(config: Config) -> Iterator[Problem]:
+    """What ``serve`` would stumble over here; warnings, since it may run elsewhere and as somebody else."""
     store = config.store.path
     folder = store.parent
     if not folder.is_dir():
@@ -78,7 +82,9 @@ def _doubts(call: Call, config: Config) -> Iterator[Problem]:
 
 
 def _report(call: Call, config: Config | None, problems: Sequence[Problem]) -> int:
-    warnings = [*config.warnings, *_doubts(call, config)] if config is not None else []
+    warnings = [*_unfilled(call)]
+    if config is not None:
+        warnings = [*config.warnings, *warnings, *_doubts(config)]
     code = WRONG if problems else 0
     callbacks = callback_addresses(config) if config is not None else {}
     if call.json:

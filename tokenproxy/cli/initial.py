@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from tokenproxy.cli import peek
-from tokenproxy.cli.catalogue import PresetName, matching
+from tokenproxy.cli.catalogue import PresetName, matching, unknown_preset
 from tokenproxy.cli.command import CONFIG, KEEP_A_COPY, Call, UnusableError, command, shown
 from tokenproxy.cli.present import counted, table
 from tokenproxy.errors import ConfigError, Problem, TokenproxyError
@@ -106,7 +106,7 @@ def init(
         vars=_vars(var),
     )
     if given.provider is not None and given.provider not in config.preset_names():
-        raise UnusableError(f'there is no preset "{given.provider}"', next_step="tokenproxy presets")
+        raise unknown_preset(given.provider)
     asking = not yes and sys.stdin.isatty()
     if given.provider or not asking:
         _refuse_wrong(given)

@@ -484,10 +484,10 @@ def question_about(account: str, held: TokenSet | None, standing: Standing, new:
     if held is None or (held.identity is not None and held.identity == new.identity):
         return ""
     if held.identity is not None and new.identity is not None:
-        return f"account {account} is logged in as {held.identity}, and this login is {new.identity}'s: replace it?"
+        return f"Account {account} is logged in as {held.identity}, and this login is {new.identity}'s: replace it?"
     if standing.state is State.LOGIN_REQUIRED:
         return ""
-    return f"account {account} is logged in already, and the provider does not say whether as the same: replace it?"
+    return f"Account {account} is logged in already, and the provider does not say whether as the same: replace it?"
 
 
 def secrets_of(attempt: Attempt, more: Iterable[str] = ()) -> list[str]:

@@ -132,6 +132,16 @@ def landing(code: str, *, account: str = "", said: str = "", why: str = "", retu
     return Landing(code, ending.title, detail, ending.status, return_to)
 
 
+def step_after(code: str, account: str) -> str:
+    """The one command for a person; where the same again would fail again, what to do before it."""
+    if code != "misconfigured":
+        return f"tokenproxy login {account}"
+    return (
+        f"correct [accounts.{table_of(account)}] (where serve runs, then: tokenproxy reload), "
+        f"then: tokenproxy login {account}"
+    )
+
+
 def code_of(failure: Failure) -> str:
     """The end that a failed exchange is."""
     if failure.event is Event.REFUSED:

@@ -53,7 +53,7 @@ from tokenproxy.oauth.accounts import configured, configured_login
 from tokenproxy.oauth.attempts import LIFE, Attempts, Login
 from tokenproxy.oauth.calls import AnswerLostError, NotSentError
 from tokenproxy.oauth.endpoint import Endpoint
-from tokenproxy.oauth.landings import landing
+from tokenproxy.oauth.landings import landing, step_after
 from tokenproxy.oauth.outcomes import PATIENCE, Outcomes, apart
 from tokenproxy.oauth.source import Source
 from tokenproxy.oauth.tasks import Tasks
@@ -295,7 +295,7 @@ class LoginDesk:
             "state": login.state,
             "error": login.error,
             "detail": self._page(login).detail if not login.open else "",
-            "next_step": "" if login.open or not login.error else f"tokenproxy login {login.account}",
+            "next_step": "" if login.open or not login.error else step_after(login.error, login.account),
             "question": login.question,
             "expires_at": _iso(login),
             "result": await self._result(login) if login.state == "success" else None,
