@@ -275,6 +275,16 @@ def test_a_pushed_request_goes_ahead_of_the_browser() -> None:
     assert address == "https://p.example/authorize?client_id=CLIENT_ID&request_uri=urn%3Ax%3A1"
 
 
+def test_what_follows_a_pushed_request_has_the_provider_s_name_for_the_client() -> None:
+    provider = replace(PLAIN, par_url="https://p.example/par", rename={"client_id": "client_key"})
+
+    _, address = ended(
+        pushed_address(attempt(provider), now=NOW), answer('{"request_uri": "urn:x:1"}', status=201)
+    )
+
+    assert address == "https://p.example/authorize?client_key=CLIENT_ID&request_uri=urn%3Ax%3A1"
+
+
 def test_a_pushed_request_that_is_refused_sends_nobody_anywhere() -> None:
     provider = replace(PLAIN, par_url="https://p.example/par")
 
@@ -506,6 +516,12 @@ def test_an_address_that_no_browser_should_open_is_not_shown(uri: str) -> None:
 
     assert isinstance(got, Failure)
     assert device(f', "verification_uri_complete": "{uri}"').verification_uri_complete == ""
+
+
+def test_a_device_login_lasts_as_long_as_the_provider_says_and_half_an_hour_at_most() -> None:
+    """Somebody polls for it meanwhile."""
+    assert device(', "expires_in": 900').expires_in == 900.0
+    assert device(', "expires_in": 86400').expires_in == 1800.0
 
 
 def test_googles_older_name_of_the_address_is_known() -> None:

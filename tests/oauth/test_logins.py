@@ -122,6 +122,8 @@ async def test_a_browser_that_hangs_up_stops_nothing() -> None:
         await provider.token_call_arrived()
         landing.cancel()
         assert (await house.land(address)).code == "state_used"
+        with pytest.raises(UnknownLoginError):  # nor is another browser sent to the provider for it
+            await house.desk.open(login["id"], browser="another")
 
         provider.gate.set()
         await house.all_done()

@@ -235,6 +235,13 @@ async def test_a_failing_upstream_confirms_no_token() -> None:
         await until(lambda: s.metrics.routes["books"].requests.get((5, "upstream_error")) == 1)
 
 
+async def test_an_upstream_that_fails_after_a_renewal_confirms_nothing_either() -> None:
+    async with stage(unless(b"token-1", then=ok(b"down", status=b"503 Service Unavailable"))) as s:
+        caller = await s.caller()
+        assert (await caller.get()).status == 503
+        assert (s.source.renewals, s.source.confirmed) == (["books"], [])
+
+
 async def test_a_failed_renewal_is_503_with_its_reason() -> None:
     """Never the upstream's 401: it is not the caller who must act (design, section 5, rule 5)."""
     async with stage(dead()) as s:

@@ -16,9 +16,10 @@ import trustme
 from tests.proxy.actors import Answer, Line, Stage, ok, route_to, stage, unless, until
 from tests.simulators import FakeClock
 from tokenproxy.core.interfaces import StateValue
-from tokenproxy.core.provider import Account, Provider, Registration, Setting
+from tokenproxy.core.provider import Account, Provider, Registration, Setting, Signal
 from tokenproxy.core.routes import Target, Upstream
 from tokenproxy.core.settings import TLSFiles
+from tokenproxy.core.signals import Signals
 from tokenproxy.oauth.state import LoginState
 from tokenproxy.stores.memory import MemoryStore
 
@@ -324,6 +325,14 @@ async def test_our_token_goes_along_where_the_entry_says_so() -> None:
 
         assert (plain.status, named.status) == (200, 200)
         assert [seen.token for seen in d.s.upstream.seen] == [b"token-1", b"token-2", b"mine"]
+
+
+async def test_an_upstream_whose_bodies_are_read_is_asked_for_plain_ones_here_too() -> None:
+    """Once: what the request inside accepts is not said beside it."""
+    told = Signals(when=(Signal(status=(200,), body="token_expired"),))
+    async with desk(b"", {"token": True}, route={"signals": told}) as d:
+        await d.ask(f"{d.url}/api/", method="GET", headers={"Accept-Encoding": "gzip"})
+        assert d.s.upstream.seen[0].values(b"accept-encoding") == [b"identity"]
 
 
 async def test_without_the_entry_s_word_there_is_no_token_of_ours() -> None:

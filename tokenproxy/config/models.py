@@ -29,6 +29,7 @@ from tokenproxy.config.secrets import KEY_MUST_BEGIN, MUST_BEGIN, WORDS
 from tokenproxy.config.values import LOOPBACK_ADMIN, LOOPBACK_PROXY
 from tokenproxy.config.words import NOT_YET, Report, did_you_mean, either, nearest, quoted, shown
 from tokenproxy.core import settings
+from tokenproxy.core.grants import TRAITS
 from tokenproxy.core.placeholders import SETTING_NAME
 from tokenproxy.core.provider import (
     AUTHORIZATION_CODE,
@@ -56,18 +57,6 @@ _ASSERTION: Final = AssertionForm()
 _CEILING: Final = Ceiling()
 _TARGET_TIMEOUT: Final = 30.0
 
-GRANTS: Final = (
-    AUTHORIZATION_CODE,
-    "client_credentials",
-    "device_code",
-    "implicit",
-    "password",
-    "jwt_bearer",
-    "token_exchange",
-    "static",
-    "command",
-    "file",
-)
 _AUTHS: Final = tuple(each.value for each in ClientAuth)
 _SECRET_AUTHS: Final = ("basic", "basic_raw", "post", "query", "none")
 ALGORITHMS: Final = (
@@ -390,7 +379,7 @@ Settings = Annotated[
 
 class AccountTable(Table):
     provider: TextOrEmpty | None = _depends()
-    grant: Annotated[str, AfterValidator(_one_of("a grant", GRANTS)), Kind("text")] = GRANTS[0]
+    grant: Annotated[str, AfterValidator(_one_of("a grant", tuple(TRAITS))), Kind("text")] = AUTHORIZATION_CODE
     client_id: TextOrEmpty | None = _depends()
     client_secret: Secret = ""
     scopes: Scopes | None = _depends()
