@@ -35,7 +35,11 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
     ),
     5: (
         "401 for a missing permission while the token lives: at most one refresh, then none for that token",
-        ("oauth/test_dead_tokens.py::test_one_refused_renewal_holds_the_next_ones",),
+        (
+            "oauth/test_dead_tokens.py::test_one_refused_renewal_holds_the_next_ones",
+            "stories/test_dead_answers.py::test_a_401_for_a_permission_costs_one_renewal_and_no_more",
+            "proxy/test_signals.py::test_other_answers_are_the_callers",
+        ),
     ),
     6: (
         "validate says live: no refresh at all",
@@ -128,6 +132,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
             "oauth/test_logins.py::test_a_state_that_came_to_another_account_s_address_is_spent",
             "oauth/test_logins.py::test_the_issuer_is_looked_at",
             "oauth/test_logins.py::test_a_provider_that_says_no",
+            "oauth/test_logins.py::test_a_state_that_came_by_another_kind_of_address_is_spent",
         ),
     ),
     19: (
@@ -143,11 +148,15 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         (
             "proxy/test_forwarding.py::test_only_our_token_stands_in_its_place",
             "proxy/test_forwarding.py::test_a_callers_authorization_goes_on_only_where_the_route_says_so",
+            "proxy/test_injection.py::test_no_parameter_of_the_callers_stands_in_its_place",
         ),
     ),
     21: (
         "an upstream that redirects to another host: the token is not sent there",
-        ("proxy/test_answers.py::test_a_redirect_is_the_callers_business",),
+        (
+            "proxy/test_answers.py::test_a_redirect_is_the_callers_business",
+            "stories/test_dead_answers.py::test_a_redirect_takes_no_token_elsewhere",
+        ),
     ),
     22: (
         "instance_url pointing elsewhere is refused",
@@ -187,8 +196,13 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     27: (
-        "DPoP with a nonce; the key survives a restart",
-        ("oauth/test_signing.py::test_proofs_with_a_nonce_and_a_key_that_survives",),
+        "DPoP with a nonce at both servers; the key survives a restart",
+        (
+            "oauth/test_signing.py::test_proofs_with_a_nonce_and_a_key_that_survives",
+            "proxy/test_dpop.py::test_a_nonce_that_is_asked_for_is_sent_at_once_and_from_then_on",
+            "stories/test_dead_answers.py::test_a_key_outlives_the_program",
+            "independent/test_openid.py::test_bound_tokens_work_on_after_a_restart",
+        ),
     ),
 }
 """Number -> what is checked, and the tests that do."""

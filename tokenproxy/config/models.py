@@ -379,7 +379,9 @@ Settings = Annotated[
 
 class AccountTable(Table):
     provider: TextOrEmpty | None = _depends()
-    grant: Annotated[str, AfterValidator(_one_of("a grant", tuple(TRAITS))), Kind("text")] = AUTHORIZATION_CODE
+    grant: Annotated[str, AfterValidator(_one_of("a grant", tuple(TRAITS))), Kind("text")] = (
+        AUTHORIZATION_CODE
+    )
     client_id: TextOrEmpty | None = _depends()
     client_secret: Secret = ""
     scopes: Scopes | None = _depends()

@@ -250,7 +250,7 @@ class LoginDesk:
     async def confirm(self, login: str) -> dict[str, Any]:
         self._expire()
         found = self._attempts.get(login)
-        if found.open and found.tokens is not None and not found.settling:
+        if found.open:
             await self._outcomes.of_yes(found)
         return await self._describe(found)
 

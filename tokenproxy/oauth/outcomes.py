@@ -79,7 +79,7 @@ class Outcomes:
         await asyncio.shield(self.tasks.start(self._complete(login, landed), name=f"login {login.account}"))
 
     async def of_yes(self, login: Login) -> None:
-        """The question was answered."""
+        """The question, where there is one, was answered."""
         tokens, login.tokens = login.tokens, None
         if tokens is not None:
             login.settling = True
