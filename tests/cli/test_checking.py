@@ -149,6 +149,37 @@ def test_what_is_left_to_fill_in_is_told_beside_a_problem(tmp_path: Path, here: 
     ]
 
 
+SHARING = """
+[providers.one]
+authorize_url = "https://one.example/authorize"
+token_url = "https://one.example/token"
+callback = { path = "shared" }
+[providers.two]
+authorize_url = "https://two.example/authorize"
+token_url = "https://two.example/token"
+issuer = "https://two.example"
+callback = { path = "shared", iss = true }
+[accounts.one]
+provider = "one"
+client_id = "x"
+client_secret = "env:CRM_SECRET"
+"""
+SECOND = SHARING[SHARING.index("[accounts.one]") :].replace("one", "two")
+
+
+def test_providers_that_could_get_each_others_codes_are_warned_of(tmp_path: Path, here: Here) -> None:
+    """A provider may send the browser on to another one with our state; only ``iss`` tells whose the code is."""
+    (tmp_path / "config.toml").write_text(GOOD + SHARING)
+    assert "callback.path" not in here("check", env=ENV).out
+
+    (tmp_path / "config.toml").write_text(GOOD + SHARING + SECOND)
+    ended = here("check", env=ENV)
+    assert ended.code == 0
+    assert "providers.one.callback.path" in ended.out
+    assert "is shared with two" in ended.out
+    assert "providers.two" not in ended.out
+
+
 def test_an_output_that_is_full_is_one_sentence() -> None:
     """The disk that a cron job writes to is not a mistake in tokenproxy."""
     with Path("/dev/full").open("w") as full:

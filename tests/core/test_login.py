@@ -505,6 +505,12 @@ def test_an_interval_that_makes_no_sense_is_five_seconds(field: str, interval: f
     assert device(f", {field}").interval == interval
 
 
+@pytest.mark.parametrize(("said", "interval"), [(1e-6, 1.0), (0.5, 1.0), (1e8, 1800.0)])
+def test_a_provider_neither_drives_us_nor_keeps_us_waiting_for_ever(said: float, interval: float) -> None:
+    """A millionth of a second is a loop that does nothing else; three years are a task that never ends."""
+    assert device(f', "interval": {said}').interval == interval
+
+
 @pytest.mark.parametrize(
     "uri",
     ["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "https://", "https://a@evil.example/", "//p", ""],

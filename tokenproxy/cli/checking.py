@@ -71,6 +71,7 @@ def _unfilled(call: Call) -> Iterator[Problem]:
 
 def _doubts(config: Config) -> Iterator[Problem]:
     """What ``serve`` would stumble over here; warnings, since it may run elsewhere and as somebody else."""
+    yield from _mixable(config)
     store = config.store.path
     folder = store.parent
     if not folder.is_dir():
@@ -79,6 +80,28 @@ def _doubts(config: Config) -> Iterator[Problem]:
         yield Problem("store.url", f"this user may not write to the folder {folder}, as SQLite must")
     elif store.exists() and not os.access(store, os.R_OK | os.W_OK):
         yield Problem("store.url", f"this user may not read and write {store}")
+
+
+def _mixable(config: Config) -> Iterator[Problem]:
+    """
+    Providers that could be sent another one's code: all come back to one address, and nothing says whose it is.
+
+    RFC 9700 section 4.4: an address for each account tells them apart, or ``iss`` in the answer does.
+    """
+    from tokenproxy.core.provider import AUTHORIZATION_CODE, CallbackPath
+
+    shared = {
+        account.provider.name: account.provider
+        for account in config.accounts.values()
+        if account.grant == AUTHORIZATION_CODE and account.provider.callback.path is CallbackPath.SHARED
+    }
+    for name, provider in shared.items():
+        if len(shared) > 1 and not (provider.callback.iss and provider.issuer):
+            others = ", ".join(sorted(shared.keys() - {name}))
+            yield Problem(
+                f"providers.{name}.callback.path",
+                f"is shared with {others}, whose codes {name} could be sent: use another path, or callback.iss",
+            )
 
 
 def _report(call: Call, config: Config | None, problems: Sequence[Problem]) -> int:

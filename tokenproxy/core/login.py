@@ -340,6 +340,8 @@ def _with_captured(answer: Answer, captured: Mapping[str, str]) -> Answer:
 
 INTERVAL: Final = 5.0
 """Seconds between two polls where the provider names none (RFC 8628 section 3.2)."""
+SHORTEST_INTERVAL: Final = 1.0
+"""A provider cannot make us ask it as fast as we can."""
 LONGEST_INTERVAL: Final = 60.0
 LONGEST_DEVICE_LOGIN: Final = 1800.0
 
@@ -403,7 +405,9 @@ def device_authorization(account: Account, *, now: datetime) -> Flow[DeviceLogin
         user_code=user_code,
         verification_uri=verification_uri,
         verification_uri_complete=_web_address(data.get("verification_uri_complete")),
-        interval=_positive(data.get("interval"), default=INTERVAL),
+        interval=min(
+            max(_positive(data.get("interval"), default=INTERVAL), SHORTEST_INTERVAL), LONGEST_DEVICE_LOGIN
+        ),
         dpop_key=key,
         expires_in=min(_positive(data.get("expires_in"), default=600.0), LONGEST_DEVICE_LOGIN),
     )
