@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +15,13 @@ from tests.simulators.modern import ModernServer
 from tokenproxy.core.account import Reason, State
 from tokenproxy.core.interfaces import KeepAnswer
 from tokenproxy.core.provider import Account, Validate
+from tokenproxy.core.replies import Reply
+from tokenproxy.core.settings import TLSFiles
+from tokenproxy.core.steps import TokenRequest
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import MisconfiguredError, ProviderUnavailableError
 from tokenproxy.oauth.calls import MisdirectedError, NotSentError
+from tokenproxy.oauth.discovery import Discovery
 from tokenproxy.oauth.endpoint import Endpoint
 from tokenproxy.proxy.tls import tls_context
 
@@ -100,15 +105,44 @@ async def test_a_document_is_believed_for_an_hour_and_kept_beyond(clock: FakeClo
             at.metadata = spoiled
             assert (await endpoint.resolved(account)).provider.token_url == f"{at.url}/moved"
             await clock.advance(60)
-        at.refuse_connections = True
+        at.metadata_status = 503
         before = fetches(at)
         for _ in range(3):
             assert (await endpoint.resolved(account)).provider.token_url == f"{at.url}/moved"
-        at.refuse_connections = False
-        assert fetches(at) == before
+        assert fetches(at) == before + 2  # both places, once
+        at.metadata_status = 200
         await clock.advance(60)
         at.metadata = {}
         assert (await endpoint.resolved(account)).provider.token_url == at.token_url
+
+
+async def test_an_issuer_that_says_nothing_is_not_waited_for(clock: FakeClock) -> None:
+    """A renewal has a lease, which both addresses together must not outlast."""
+
+    async def send(_request: TokenRequest, _tls: TLSFiles) -> Reply:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with server("client_secret_basic", clock) as at:
+        discovery = Discovery(send, monotonic=clock.monotonic, patience=0.05)
+        with pytest.raises(NotSentError, match="did not answer in time"):
+            await discovery.resolved(issued(at))
+
+
+async def test_a_document_is_believed_by_those_who_trust_the_same_authorities(clock: FakeClock) -> None:
+    asked = []
+
+    async with server("client_secret_basic", clock) as at:
+        document = json.dumps({"issuer": at.issuer, "token_endpoint": at.token_url}).encode()
+
+        async def send(_request: TokenRequest, tls: TLSFiles) -> Reply:
+            asked.append(tls.ca_file)
+            return Reply(200, {}, document)
+
+        discovery = Discovery(send, monotonic=clock.monotonic)
+        for authorities in ("ours.pem", "theirs.pem", "ours.pem"):
+            await discovery.resolved(issued(at, tls=TLSFiles(ca_file=authorities)))
+    assert asked == ["ours.pem", "theirs.pem"]
 
 
 @pytest.mark.parametrize(

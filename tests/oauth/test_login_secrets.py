@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.oauth.reception import Reception
@@ -46,6 +47,40 @@ async def test_logins_leave_no_secret_in_the_log(written: io.StringIO) -> None:
         assert [place for place, secret in enumerate(house.planted) if secret in text] == []
     assert said[-1].count('"event":"login_failed"') == 4
     assert '"event":"login_succeeded"' in said[-1]
+
+
+async def test_what_a_login_is_worth_is_hidden_whoever_writes_it(written: io.StringIO) -> None:
+    """State, verifier and code as long as they count for anything, and the tokens; a library may quote what it likes."""
+    async with AskaraProvider() as provider, Reception(provider) as house:
+        login = await house.begun()
+        brought = dict(parse_qsl(urlsplit(await house.returned(login)).query))
+        await house.land(await house.returned(login))
+        held = await house.kept()
+        secrets = [brought["state"], house.planted[1], held.access_token, held.refresh_token or ""]
+        logging.getLogger("elsewhere").warning("it said %s", " ".join(secrets))
+
+    assert all(secrets)
+    assert "it said" in written.getvalue()
+    assert [secret for secret in secrets if secret in written.getvalue()] == []
+
+
+async def test_a_code_and_a_device_s_code_are_hidden_as_well(written: io.StringIO) -> None:
+    clock = FakeClock()
+    async with (
+        DeviceProvider(clock=clock) as provider,
+        Reception(provider, clock=clock, device_url=f"{provider.url}{provider.device_path}") as house,
+    ):
+        login = await house.begun()
+        address = await house.returned(login)
+        code = dict(parse_qsl(urlsplit(address).query))["code"]
+        await house.land(address)
+        await house.begun(device=True)
+        secrets = [code, *provider.codes, *(each.user_code for each in provider.codes.values())]
+        logging.getLogger("elsewhere").warning("it said %s", " ".join(secrets))
+
+    assert len(secrets) == 3
+    assert "it said" in written.getvalue()
+    assert [secret for secret in secrets if secret in written.getvalue()] == []
 
 
 async def test_a_login_by_device_leaves_no_secret_in_the_log(written: io.StringIO) -> None:

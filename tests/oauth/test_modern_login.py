@@ -116,3 +116,18 @@ async def test_the_same_from_a_config_file(tmp_path: Path) -> None:
             await logins.close()
         assert {claims["exp"] - claims["iat"] for claims in at.assertions} == {120}
         assert not at.complaints
+
+
+async def test_a_token_endpoint_elsewhere_is_the_issuer_s_business() -> None:
+    """Tokens are bound to the issuer that the config trusts, wherever its metadata sends us; so a login is taken."""
+    clock = FakeClock()
+    async with server("client_secret_post", clock) as at:
+        at.metadata = DEMANDS | {"token_endpoint": at.token_url.replace("127.0.0.1", "localhost")}
+        account = registered(at, token_url="", issuer=at.issuer)
+        async with housed(at, clock, account) as house:
+            logins = desk(house)
+            assert await log_in(logins) == "success"
+            assert (await house.stored()).bound_to == account.bound_to
+            assert (await house.source.refresh("books")).generation == 2
+            await logins.close()
+        assert not at.complaints

@@ -7,6 +7,7 @@ import os
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tokenproxy.core.tokens import TokenSet
 from tokenproxy.metrics import Metrics
 from tokenproxy.oauth.signer import Prover
 from tokenproxy.proxy import ListenError, Plane, PlaneSettings, TLSFileError
-from tokenproxy.proxy.lane import Turns
+from tokenproxy.proxy.lane import Lane, Turns
 from tokenproxy.proxy.problem import ProblemError
 
 GET = b"GET /books/x HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -323,3 +324,16 @@ async def test_those_who_waited_in_vain_are_forgotten() -> None:
         with pytest.raises(ProblemError):
             await turns.wait(0)
     assert not turns.waiting
+
+
+async def test_token_lines_of_many_logins_stay_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever names logins in a header must not make us grow."""
+    monkeypatch.setattr("tokenproxy.proxy.lane.CARDS", 3)
+    metrics = Metrics().route("books")
+    pool: Any = None
+    ours = Lane(route_to(1), pool=pool, visits=pool, metrics=metrics, turns=Turns(0))
+    for number in range(10):
+        tokens = TokenSet(f"token-{number}", generation=1)
+        card = ours.card(f"books/{number}", tokens)
+        assert ours.card(f"books/{number}", tokens) is card
+        assert len(ours.cards) <= 3
