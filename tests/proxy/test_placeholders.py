@@ -174,6 +174,22 @@ async def test_a_body_s_length_is_that_of_what_is_sent(framing: str) -> None:
         assert s.plane.vault.memory == 0
 
 
+async def test_a_request_behind_chunks_that_were_gathered_is_not_lost() -> None:
+    """What the parser holds behind a chunked body goes with it: the caller is told, and does not wait for ever."""
+    async with desk() as (s, _):
+        caller = await s.caller()
+        head = b"POST /books/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
+        first = (
+            head + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(b"__secret__", trailer=b"X-User: anna\r\n")
+        )
+        await caller.send(first + b"GET /books/y HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+        answer = await caller.answer()
+        assert (answer.status, answer.values(b"connection")) == (200, [b"close"])
+        assert await caller.rest() == b""
+        assert [seen.body for seen in s.upstream.seen] == [b"planted-&secret"]
+
+
 @pytest.mark.parametrize(
     "fields", [[typed("image/png")], [], [typed("text/plain"), b"Content-Encoding: gzip"]]
 )

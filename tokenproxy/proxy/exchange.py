@@ -170,15 +170,15 @@ class Exchange:
         """Make the head, and the body where it is looked through; what is sent again later is this, as it is now."""
         body, lane = self.body, request.lane
         values = None
-        length = request.length
+        length, chunked = request.length, request.chunked
         if lane.route.placeholders:
             kind = draft.body_kind if body is not None else ""
             if body is not None and kind:
                 whole = await self._gathered(request, body)
                 values = await self._values(request)
                 body.become(replaced_body(whole, kind, values))
-                request.chunked = request.expects = False
-                length = body.length
+                request.expects = False
+                length, chunked = body.length, False
             elif draft.names_values:
                 values = await self._values(request)
         target, fields = draft.written(lane, values)
@@ -187,7 +187,7 @@ class Exchange:
                 f"{request.method} {lane.base}{target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"),
                 lane.host_line,
                 *[b"%b: %b\r\n" % field for field in fields],
-                framing(request.method, length=length, chunked=request.chunked),
+                framing(request.method, length=length, chunked=chunked),
                 b"Expect: 100-continue\r\n" if request.expects else b"",
                 VIA,
             )

@@ -96,6 +96,7 @@ class Request:
         """For the upstream, without the token's line and the blank line."""
         self.idempotent = method in IDEMPOTENT
         self.chunked = False
+        """The caller sends the body in chunks; what the upstream gets may be another."""
         self.length: int | None = None
         self.expects = False
         """The caller waits for ``100 Continue`` before it sends the body."""
