@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.conftest import Setup
 from tests.cli.program import Ended, run, serving, terminal
-from tests.simulators import free_port
+from tests.simulators import account_table, free_port
 
 
 async def test_on_a_terminal_serve_says_where_to_point_the_app(setup: Setup) -> None:
@@ -74,6 +74,24 @@ async def test_reload_puts_a_good_file_in_force_and_tells_a_bad_one_s_mistakes(s
     assert bad.code == 2
     assert "routes.more.upstrem" in bad.err
     assert "in force after a restart of serve only: server.loop" in restart.out
+
+
+async def test_an_account_that_was_added_meanwhile_needs_a_reload(setup: Setup) -> None:
+    """The file has it, the running ``serve`` does not yet; an account that neither has stays unknown."""
+    more = account_table(setup.provider, "more").replace("more.secret", "books.secret")
+    async with serving(setup.config):
+        setup.config.write_text(f"{setup.config.read_text()}\n{more}\n")
+        early = [await setup.run("login", "more", "--device"), await setup.run("status", "more/anna")]
+        nobody = await setup.run("status", "nobody")
+        await setup.run("reload")
+        known = await setup.run("status", "more")
+
+    for ended in early:
+        assert ended.code == 2
+        assert "serve does not know account more yet" in ended.err
+        assert f"Next:  tokenproxy reload --config {setup.config}" in ended.err
+    assert "there is no account nobody" in nobody.err
+    assert known.code == 3
 
 
 @pytest.mark.parametrize("running", [False, True], ids=["offline", "running"])

@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 
 from tokenproxy.cli import peek
 from tokenproxy.cli.present import Printer
-from tokenproxy.errors import TokenproxyError
+from tokenproxy.errors import TokenproxyError, UnknownAccountError
 
 if TYPE_CHECKING:
     from tokenproxy.app import OperatorFace
@@ -190,12 +190,26 @@ def operate(call: Call, work: Callable[[Config, OperatorFace], Awaitable[T]], *,
         async with app.operations(config, environ=os.environ, create=create) as face:
             if key is not None and not had_key and key.exists():
                 call.out.note(f"wrote  {shown(key)}   {KEEP_A_COPY}")
-            return await work(config, face)
+            try:
+                return await work(config, face)
+            except UnknownAccountError as error:
+                raise _unknown(error, config, running=face.running) from None
 
     try:
         return asyncio.run(working())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+
+
+def _unknown(error: UnknownAccountError, config: Config, *, running: bool) -> TokenproxyError:
+    """The file may have an account that ``serve`` has not read yet; to be told that the config lacks it puzzles."""
+    table = error.account.partition("/")[0]
+    if not running or table not in config.accounts:
+        return error
+    return UnusableError(
+        f"the running serve does not know account {table} yet: it has not read the config since",
+        next_step="tokenproxy reload",
+    )
 
 
 def _end_gently_on_sigterm() -> None:
