@@ -190,7 +190,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         "the device flow: slow_down, no interval, expiry, denial",
         (
             "oauth/test_device.py::test_slow_down_is_for_good",
-            "core/test_login.py::test_an_interval_that_makes_no_sense_is_five_seconds",
+            "core/test_device.py::test_an_interval_that_makes_no_sense_is_five_seconds",
             "oauth/test_device.py::test_nobody_says_anything",
             "oauth/test_device.py::test_somebody_says_no",
         ),

@@ -16,7 +16,10 @@ from tokenproxy.cli.accounts import local_now
 from tokenproxy.cli.command import Call, UnusableError
 from tokenproxy.cli.pasted import Pasted
 from tokenproxy.cli.present import moment, span
-from tokenproxy.core.login import by_device, callback_address
+from tokenproxy.core.device import by_device
+from tokenproxy.core.login import (
+    callback_address,
+)
 from tokenproxy.errors import (
     AccountError,
     BadLoginError,

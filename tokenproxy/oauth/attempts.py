@@ -12,7 +12,10 @@ from hashlib import sha256
 from typing import Final
 
 from tokenproxy import log
-from tokenproxy.core.login import Attempt, DeviceLogin
+from tokenproxy.core.device import DeviceLogin
+from tokenproxy.core.login import (
+    Attempt,
+)
 from tokenproxy.core.provider import CallbackPath
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import BadLoginError, UnknownLoginError

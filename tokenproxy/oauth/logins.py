@@ -21,18 +21,15 @@ from urllib.parse import urlsplit
 
 from tokenproxy import log
 from tokenproxy.core.account import Event, Reason
+from tokenproxy.core.device import DeviceLogin, by_device, device_authorization, next_interval
 from tokenproxy.core.interfaces import Clock, Landing, Store
 from tokenproxy.core.login import (
     Arrival,
     Attempt,
-    DeviceLogin,
     arrival,
     authorization_address,
-    by_device,
     callback_address,
-    device_authorization,
     mode_of,
-    next_interval,
     pushed_address,
     secrets_of,
     state_in,

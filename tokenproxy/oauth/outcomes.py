@@ -17,14 +17,12 @@ from weakref import WeakValueDictionary
 
 from tokenproxy import log
 from tokenproxy.core.account import Event
+from tokenproxy.core.device import DeviceLogin, Poll, device_poll
 from tokenproxy.core.interfaces import Clock, StateValue, Store
 from tokenproxy.core.login import (
     Arrival,
     Caught,
-    DeviceLogin,
-    Poll,
     Unwelcome,
-    device_poll,
     exchange,
     implicit,
     question_about,
