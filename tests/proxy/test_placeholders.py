@@ -174,6 +174,21 @@ async def test_a_body_s_length_is_that_of_what_is_sent(framing: str) -> None:
         assert s.plane.vault.memory == 0
 
 
+async def test_a_body_that_takes_long_to_look_through_holds_nobody_up() -> None:
+    """Half a million strings, one of which names a setting: another request goes its way meanwhile."""
+    size = 1024 * KIB
+    body = b'["__client_key__", ' + b'"' * (size - 19)
+    async with desk(replay=Replay(memory=size, disk=size)) as (s, _):
+        slow, quick = await s.caller(), await s.caller()
+        await slow.send(post(body, b"/books/slow", typed("application/json")))
+        await until(lambda: s.plane.vault.memory >= size)
+        assert (await quick.get(b"/books/quick")).status == 200
+        assert (await slow.answer()).status == 200
+
+        assert [seen.target for seen in s.upstream.seen] == [b"/quick", b"/slow"]
+        assert s.upstream.seen[1].body.startswith(b'["app-1", ')
+
+
 async def test_a_request_behind_chunks_that_were_gathered_is_not_lost() -> None:
     """What the parser holds behind a chunked body goes with it: the caller is told, and does not wait for ever."""
     async with desk() as (s, _):

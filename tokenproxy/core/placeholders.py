@@ -244,6 +244,8 @@ def _in_part(part: bytes, mark: bytes, values: Values, budget: _Budget) -> bytes
 def _in_text(body: bytes, kind: str, values: Values, budget: _Budget) -> bytes:
     """``kind`` in lower case, without parameters."""
     if _is_json(kind):
+        if _JSON.pattern.search(body) is None:
+            return body  # most name nothing, and need not be taken apart
         return _JSON_STRING.sub(lambda found: _replaced(found[0], _JSON, values, budget), body)
     place = _place_of(kind)
     return body if place is None else _replaced(body, place, values, budget)

@@ -46,6 +46,8 @@ LOOK: Final = 64 * 1024
 """Bytes of an answer that are held back to see whether it is about the token; such answers are short."""
 LOOK_FOR: Final = 1.0
 """Seconds for it; an answer that takes longer is a stream, and passed on as it comes."""
+AT_ONCE: Final = 32 * 1024
+"""Bytes of a body that are looked through on the loop; a MiB of hostile JSON takes half a second, in which others go on."""
 CONTINUE_AFTER: Final = 1.0
 """
 Seconds after which a caller that waits for 100 gets ours: an upstream that ignores Expect must not stop the request.
@@ -176,7 +178,7 @@ class Exchange:
             if body is not None and kind:
                 whole = await self._gathered(request, body)
                 values = await self._values(request)
-                body.become(replaced_body(whole, kind, values))
+                body.become(await self._replaced(whole, kind, values))
                 request.expects = False
                 length, chunked = body.length, False
             elif draft.names_values:
@@ -202,6 +204,12 @@ class Exchange:
             deadlines=self.plane.settings.deadlines,
             monotonic=self.plane.monotonic,
         )
+
+    async def _replaced(self, whole: bytes, kind: str, values: Values) -> bytes:
+        if len(whole) <= AT_ONCE:
+            return replaced_body(whole, kind, values)
+        found: bytes = await self.plane.vault.in_thread(replaced_body, whole, kind, values)
+        return found
 
     async def _values(self, request: Request) -> Values:
         if self.plane.values is None:
