@@ -454,6 +454,10 @@ def test_an_id_token_of_another_login_is_refused() -> None:
         reply = answer(f'{{"access_token": "a", "id_token": "{token}"}}')
         _, got = ended(exchange(asking, Caught("c", {}), now=NOW), reply)
         assert isinstance(got, Granted) is good
+        brought = Caught(
+            "a", {"access_token": "a", "id_token": token}
+        )  # section 3.2.2.11: in a fragment as well
+        assert isinstance(implicit(asking, brought, now=NOW), Granted) is good
 
 
 # -- whose it is ----------------------------------------------------------------------------------------------------------------

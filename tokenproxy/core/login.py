@@ -290,9 +290,7 @@ def exchange(attempt: Attempt, brought: Caught, *, now: datetime) -> Flow[Answer
     key = attempt.dpop_key or (yield from proof_key(account))
     reply = yield from asked(account, params, url=url, now=now, dpop_key=key)
     answer = read_answer(reply, provider=provider, asked_at=now, scope_asked=account.scope, dpop_key=key)
-    if isinstance(answer, Granted) and not _fits(attempt, reply):
-        return Failure(Event.REFUSED, Reason.BAD_ANSWER, "the id token belongs to another login (its nonce)")
-    return _with_captured(answer, brought.captured)
+    return _completed(attempt, reply, answer, brought.captured)
 
 
 def _fits(attempt: Attempt, reply: Reply) -> bool:
@@ -316,10 +314,13 @@ def implicit(attempt: Attempt, brought: Caught, *, now: datetime) -> Answer:
     reply = Reply(200, {}, json.dumps(data).encode())
     provider = replace(account.provider, answer=replace(fields, access_token=("access_token",)))
     answer = read_answer(reply, provider=provider, asked_at=now, scope_asked=account.scope)
-    return _with_captured(answer, brought.captured)
+    return _completed(attempt, reply, answer, brought.captured)
 
 
-def _with_captured(answer: Answer, captured: Mapping[str, str]) -> Answer:
+def _completed(attempt: Attempt, reply: Reply, answer: Answer, captured: Mapping[str, str]) -> Answer:
+    """The answer with what its landing brought beside it, if it is this login's."""
+    if isinstance(answer, Granted) and not _fits(attempt, reply):
+        return Failure(Event.REFUSED, Reason.BAD_ANSWER, "the id token belongs to another login (its nonce)")
     if isinstance(answer, Failure) or not captured:
         return answer
     return Granted(replace(answer.tokens, captured={**captured, **answer.tokens.captured}))

@@ -600,7 +600,7 @@ def _scope(value: Any) -> str | None:
 
 def _line(value: str, longest: int) -> str:
     """One line of printable text, cut."""
-    text = "".join(letter if letter.isprintable() else " " for letter in value)
+    text = "".join(letter if letter.isprintable() else " " for letter in value[: longest + 1])
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
