@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 for _name in [name for name in os.environ if name.startswith("TOKENPROXY_") and "_TEST_" not in name]:
     del os.environ[_name]  # somebody's own settings are none of the tests' business
+
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as of a shell's background job; programs under test inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -7,10 +7,11 @@ A page that makes ``evil.example`` resolve to 127.0.0.1 is refused by its Host, 
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from tokenproxy.core.templates import is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,3 @@ def host_name(host: str) -> str:
     if rest and not (rest.isascii() and rest.isdigit()):
         return ""
     return name.lower().removesuffix(".")
-
-
-def is_loopback(name: str) -> bool:
-    """RFC 6761 section 6.3 for ``*.localhost``: it never leaves the machine."""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

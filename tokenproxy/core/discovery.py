@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from tokenproxy.core.provider import Account, ClientAuth, Revoke
 from tokenproxy.core.replies import LARGEST_ANSWER, Reply
 from tokenproxy.core.steps import TokenRequest
+from tokenproxy.core.templates import is_loopback
 from tokenproxy.core.token_request import USER_AGENT
 
 _ENDPOINTS: Final = (
@@ -24,7 +25,6 @@ _ENDPOINTS: Final = (
 )
 _ADDRESS: Final = re.compile(r"[\x21\x23-\x5b\x5d\x5f\x61-\x7a\x7e]{1,2048}")
 """What a URL may be made of (RFC 3986 section 2), without a quote, a backslash, ``^``, a backtick, or braces."""
-_LOOPBACK: Final = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|::1")
 
 
 class NoMetadataError(ValueError):
@@ -113,8 +113,8 @@ def _trusted(address: str, issuer: str) -> bool:
         return False
     if parts.scheme == "https":
         return True
-    local = _LOOPBACK.fullmatch(host) and _LOOPBACK.fullmatch(home.hostname or "")
-    return parts.scheme == home.scheme == "http" and (host == home.hostname or bool(local))
+    local = is_loopback(host) and is_loopback(home.hostname or "")
+    return parts.scheme == home.scheme == "http" and (host == home.hostname or local)
 
 
 def completed(account: Account, metadata: Metadata) -> Account:

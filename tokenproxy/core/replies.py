@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, quote, quote_plus
 
 from tokenproxy.core.account import Event, Reason
 from tokenproxy.core.provider import AnswerFields, Provider
+from tokenproxy.core.templates import allowed_host, is_loopback
 from tokenproxy.core.tokens import TokenSet
 
 T = TypeVar("T")
@@ -102,7 +103,6 @@ _ADDRESS: Final = re.compile(
     r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+)(?::(?P<port>[0-9]{1,5}))?(?P<path>(?:/[A-Za-z0-9._~-]+)*)/?",
     re.IGNORECASE,
 )
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost"})
 _UNUSABLE_TYPES: Final = frozenset({"mac", "dpop", "pop", "n_a"})
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _REFRESH_TOKEN: Final = re.compile(r"[\x20-\x7e]+")
@@ -341,7 +341,7 @@ def captured_value(name: str, value: str, hosts: Iterable[str]) -> str:
     if "://" not in value:
         if not _PLAIN.fullmatch(value) or not value.strip("."):  # dots alone would climb in a path
             raise ValueError(f"{name} in the answer is no plain word")
-        if _HOST.fullmatch(value) and not _listed(value.lower(), hosts):
+        if _HOST.fullmatch(value) and not allowed_host(value, hosts):
             raise ValueError(
                 f"{name} in the answer is {_line(value, 100)}, which captured_hosts does not list"
             )
@@ -351,19 +351,11 @@ def captured_value(name: str, value: str, hosts: Iterable[str]) -> str:
         raise ValueError(f"{name} in the answer is no plain https address")
     scheme, host, port = address["scheme"].lower(), address["host"].lower(), address["port"]
     plain = scheme == "http" or port not in {None, "443"}
-    if plain and host not in _LOOPBACK:
+    if plain and not is_loopback(host):
         raise ValueError(f"{name} in the answer is no plain https address")
-    if not _listed(host, hosts):
+    if not allowed_host(host, hosts):
         raise ValueError(f"{name} in the answer is at {_line(host, 100)}, which captured_hosts does not list")
     return value.rstrip("/")
-
-
-def _listed(host: str, hosts: Iterable[str]) -> bool:
-    for listed in hosts:
-        name = listed.lower()
-        if host == name or (name.startswith("*.") and host.endswith(name[1:])):
-            return True
-    return False
 
 
 def first(data: Mapping[str, Any], paths: Iterable[str]) -> Any:
