@@ -14,6 +14,7 @@ import click
 
 from tokenproxy.cli.command import Call, UnusableError, account_argument, command, operate
 from tokenproxy.cli.present import Printer, moment, table, until, when
+from tokenproxy.core.provider import LOGIN_GRANTS
 
 if TYPE_CHECKING:
     from tokenproxy.app import OperatorFace
@@ -172,7 +173,9 @@ def logout(call: Call, *, account: str) -> None:
         call.out.done(f"{account}: nobody was logged in; nothing has changed", mark="warn")
         return
     call.out.done(f"{account}: logged out, its tokens are gone from the store")
-    if after["state"] != "new":
+    if after["state"] != "new" and after["grant"] in LOGIN_GRANTS:  # it captures: there were no tokens
+        call.out.say("  So is what was caught and kept for its requests.")
+    elif after["state"] != "new":
         call.out.say(
             f"  It obtains its tokens by itself (grant {after['grant']}): the next use gets another."
         )
@@ -334,6 +337,11 @@ def status_table(found: Sequence[Status], now: datetime, out: Printer) -> str:
     return table(rows)
 
 
+def _obtains(status: Status) -> bool:
+    """Whether the next use brings a token; an account that captures is well, and never has one."""
+    return status["state"] == "ok" and (status["generation"] > 0 or status["grant"] not in LOGIN_GRANTS)
+
+
 def _row(status: Status, now: datetime, out: Printer) -> list[str]:
     mark, words = STATES.get(status["state"], ("warn", str(status["state"])))
     ends = moment(status["expires_at"], now)
@@ -342,7 +350,7 @@ def _row(status: Status, now: datetime, out: Printer) -> list[str]:
         status["account"],
         status["identity"] or "-",
         f"{out.mark(mark)} {words}",
-        known if status["live"] else "on next use" if status["state"] == "ok" else "-",
+        known if status["live"] else "on next use" if _obtains(status) else "-",
         _last(status, now),
         "-" if status["state"] == "new" else str(status["generation"]),
     ]

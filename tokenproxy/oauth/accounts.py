@@ -125,6 +125,7 @@ class OperatorAccounts:
 
     async def import_answer(self, account: str, answer: bytes) -> dict[str, Any]:
         spec = configured_login(self._accounts(), account, "import")
+        _refuse_captured(spec, account, "import")
         tokens = read_import(answer, provider=spec.provider, now=self._clock.now(), scope=spec.scope)
         if tokens is None:
             raise BadImportError(
@@ -141,7 +142,7 @@ class OperatorAccounts:
         return await self.status(account)
 
     async def refresh(self, account: str) -> dict[str, Any]:
-        configured(self._accounts(), account)
+        _refuse_captured(configured(self._accounts(), account), account, "renew")
         await self._source.refresh(account)
         return await self.status(account)
 
@@ -168,7 +169,7 @@ class OperatorAccounts:
         return revoked
 
     async def rebind(self, account: str) -> dict[str, Any]:
-        configured_login(self._accounts(), account, "rebind")
+        _refuse_captured(configured_login(self._accounts(), account, "rebind"), account, "rebind")
         try:
             await self._source.rebind(account)
         except StoreError as error:
@@ -258,6 +259,16 @@ def configured_login(known: Mapping[str, Account], account: str, what: str) -> A
             next_step=f"tokenproxy refresh {spec.name}   (to obtain one now)",
         )
     return spec
+
+
+def _refuse_captured(spec: Account, account: str, what: str) -> None:
+    """Raises ``NoLoginError`` where a login brings no tokens of ours."""
+    if spec.capture:
+        raise NoLoginError(
+            f"account {spec.name} keeps what a login catches under {spec.capture}, and no tokens: there is nothing to {what}",
+            account=account,
+            next_step=f"tokenproxy login {account}   (to catch it anew)",
+        )
 
 
 def _iso(at: datetime | None) -> str | None:
