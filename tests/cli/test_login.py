@@ -322,9 +322,11 @@ async def test_a_callback_address_needs_a_port_that_stays(office: Office) -> Non
     assert "Next:  name a port in [admin] listen" in ended.err
 
 
-def test_an_account_that_is_not_there_or_needs_no_login_is_2(tmp_path: Path, here: Here) -> None:
+@pytest.mark.parametrize("port", ["free", "any"])
+def test_an_account_that_is_not_there_or_needs_no_login_is_2(port: str, tmp_path: Path, here: Here) -> None:
+    """Whatever else the config lacks for a login."""
     (tmp_path / "config.toml").write_text(
-        f'[admin]\nlisten = "127.0.0.1:{free_port()}"\n'
+        f'[admin]\nlisten = "127.0.0.1:{free_port() if port == "free" else 0}"\n'
         '[accounts.a]\ngrant = "static"\ntoken = "literal:a-token-of-somebody"\n'
         '[routes.a]\nupstream = "https://api.example"\naccount = "a"\n'
     )

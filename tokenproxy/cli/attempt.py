@@ -20,6 +20,7 @@ from tokenproxy.core.device import by_device
 from tokenproxy.core.login import (
     callback_address,
 )
+from tokenproxy.core.provider import LOGIN_GRANTS
 from tokenproxy.errors import (
     AccountError,
     BadLoginError,
@@ -60,7 +61,8 @@ class LoginAttempt:
         spec = self._config.accounts.get(self._account.partition("/")[0])
         if device or (spec is not None and by_device(spec)):
             return await self._watched(await self._begin(device=True, replace=replace), browser=False)
-        _require_port(self._config)
+        if spec is not None and spec.grant in LOGIN_GRANTS:  # else its own sentence follows
+            _require_port(self._config)
         async with self._face.callbacks():
             return await self._watched(await self._begin(device=False, replace=replace), browser=browser)
 
