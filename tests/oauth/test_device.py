@@ -211,8 +211,9 @@ async def test_addresses_that_no_browser_should_open_are_refused() -> None:
         provider.device_answer = {"verification_uri_complete": "javascript:alert(1)"}
         assert (await house.begun())["verification_uri_complete"] == ""
         provider.device_answer = {"verification_uri": "file:///etc/passwd"}
-        with pytest.raises(ProviderUnavailableError, match="cannot begin"):
+        with pytest.raises(ProviderUnavailableError, match="cannot begin") as down:
             await house.begun()
+        assert down.value.next_step.startswith("tokenproxy login books ")
 
 
 async def test_a_client_that_the_provider_does_not_know_begins_nothing() -> None:

@@ -455,7 +455,11 @@ def _cannot_begin(
     text = f"a login of account {account} cannot begin: {why}"
     if event is Event.PROVIDER_DOWN:
         return ProviderUnavailableError(
-            text, account=account, reason=reason.value, retry_after=retry_after, next_step="try again"
+            text,
+            account=account,
+            reason=reason.value,
+            retry_after=retry_after,
+            next_step=f"tokenproxy login {account}   (once the provider is back)",
         )
     step = f"correct [accounts.{table_of(account)}], then: tokenproxy reload"
     return MisconfiguredError(text, account=account, reason=reason.value, next_step=step)
