@@ -72,6 +72,20 @@ def test_as_rfc_7009_has_it() -> None:
     assert "REFRESH" not in repr(request)
 
 
+def test_names_of_token_requests_are_not_those_of_revocations() -> None:
+    """But for the client's own, which a provider spells in one way everywhere."""
+    renamed = account(
+        revoke=Revoke(url=URL), rename={"client_id": "app", "token": "x", "token_type_hint": ""}
+    )
+
+    assert form(first(revocation(renamed, HELD, now=NOW))).keys() == {
+        "token",
+        "token_type_hint",
+        "app",
+        "client_secret",
+    }
+
+
 def test_the_access_token_where_there_is_no_other() -> None:
     assert form(told(Revoke(url=URL), TokenSet("ACCESS+")))["token_type_hint"] == "access_token"
     assert form(told(Revoke(url=URL, token="access_token")))["token"] == "ACCESS+"

@@ -46,6 +46,7 @@ def test_what_nobody_captured_is_named() -> None:
         ("na1.salesforce.com", True),
         ("a.b.salesforce.com", True),
         ("salesforce.com", False),
+        (".salesforce.com", False),
         ("evilsalesforce.com", False),
         ("na1.salesforce.com.evil.example", False),
         ("example.com", False),
