@@ -11,7 +11,7 @@ import pytest
 
 from tests.simulators import Api, PlainProvider, write_config
 from tokenproxy import app, config, log
-from tokenproxy.admin.token import file_token
+from tokenproxy.admin.token import AdminToken, file_token
 from tokenproxy.errors import TokenproxyError
 
 
@@ -103,3 +103,13 @@ async def test_a_token_file_that_cannot_be_used_stops_the_start(tmp_path: Path) 
 
         with pytest.raises(TokenproxyError, match="can be changed by others"):
             await app.start(config.load(path, {}), environ={})
+
+
+def test_it_is_shown_in_one_field_only() -> None:
+    """Two of them are read in two ways by two servers, one of which may be a proxy before us."""
+    token = AdminToken("t" * 43, place="here")
+    good = f"Bearer {'t' * 43}"
+
+    assert token.is_shown_by([good])
+    for fields in ([], [good, good], [good, "Bearer other"], ["Bearer other", good]):
+        assert not token.is_shown_by(fields)

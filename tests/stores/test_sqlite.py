@@ -9,11 +9,12 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any, cast
 
 import pytest
 
@@ -21,7 +22,9 @@ from tests.stores.values import BOUND, GONE, KEY, LEASE, NOW, OK, OTHER_KEY, ado
 from tokenproxy.core.interfaces import StateValue
 from tokenproxy.errors import SealError, StoreError, StoreLockedError
 from tokenproxy.metrics import StoreMetrics
-from tokenproxy.stores.disk import open_disk
+from tokenproxy.stores.cipher import Cipher
+from tokenproxy.stores.disk import Disk, open_disk
+from tokenproxy.stores.shelf import Shelf
 from tokenproxy.stores.sqlite import SQLiteStore, migrations, open_sqlite
 
 ROOT = Path(__file__).parents[2]
@@ -615,6 +618,56 @@ async def test_state_of_a_login_in_use_costs_no_disk(path: Path) -> None:
         await asyncio.gather(writing, return_exceptions=True)
         await store.check()  # behind it on the one connection
         assert await store.state("crm/anna") == {"a": StateValue("3")}
+
+
+class LateDisk:
+    """A disk that tells what some statements read only when it may."""
+
+    def __init__(self, disk: Disk, statements: str) -> None:
+        """``statements``: what they begin with."""
+        self._disk = disk
+        self._statements = statements
+        self.read = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def run(self, operation: str, statement: str, values: Mapping[str, Any]) -> list[sqlite3.Row]:
+        rows = await self._disk.run(operation, statement, values)
+        if statement.strip().startswith(self._statements):
+            self.read.set()
+            await self.go.wait()
+        return rows
+
+
+async def test_a_read_that_was_overtaken_is_not_remembered(path: Path) -> None:
+    """Else requests would go on with what an application has replaced, for as long as somebody asks."""
+    async with opened(path) as store:
+        late = LateDisk(store._disk, "SELECT path, sealed")
+        shelf, cipher = Shelf(cast("Disk", late), store_id="s", metrics=StoreMetrics()), Cipher([KEY])
+        await shelf.put("crm/anna", "a", StateValue("old"), cipher)
+        reading = asyncio.create_task(shelf.read("crm/anna", cipher))
+        await late.read.wait()
+        await shelf.put("crm/anna", "a", StateValue("new"), cipher)
+        late.go.set()
+
+        assert await reading == {"a": StateValue("old")}
+        assert await shelf.read("crm/anna", cipher) == {"a": StateValue("new")}
+
+
+async def test_a_value_that_is_put_while_its_row_is_sealed_anew_stays(path: Path) -> None:
+    async with opened(path) as store:
+        late = LateDisk(store._disk, "SELECT sealed")
+        shelf, both = (
+            Shelf(cast("Disk", late), store_id="s", metrics=StoreMetrics()),
+            Cipher([KEY, OTHER_KEY]),
+        )
+        await shelf.put("crm/anna", "a", StateValue("old"), Cipher([OTHER_KEY]))
+        sealing = asyncio.create_task(shelf.reseal(both, lambda: None))
+        await late.read.wait()
+        await shelf.put("crm/anna", "a", StateValue("new"), both)
+        late.go.set()
+        await sealing
+
+        assert await shelf.read("crm/anna", both) == {"a": StateValue("new")}
 
 
 async def test_only_so_much_state_is_remembered(path: Path) -> None:

@@ -110,6 +110,9 @@ class Shelf:
     def drop(self, account: str) -> None:
         """The state of a login is about to change, or has changed."""
         self._changes += 1
+        self._let_go(account)
+
+    def _let_go(self, account: str) -> None:
         found = self._open.pop(account, None)
         if found is not None:
             self._bytes -= _size(account, found)
@@ -168,8 +171,7 @@ class Shelf:
         return Place(self._store_id, account, 0, "state", path)
 
     def _keep(self, account: str, found: Mapping[str, StateValue]) -> None:
-        self.drop(account)
-        self._changes -= 1  # nothing changed
+        self._let_go(account)
         self._open[account] = found
         self._bytes += _size(account, found)
         while self._bytes > _CACHE_BYTES:
