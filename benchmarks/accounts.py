@@ -1,8 +1,9 @@
 """
 What 100,000 accounts cost: ``python -m benchmarks.accounts``.
 
-Makes a SQLite store with so many logins (access tokens of 1.2 kB), starts the real ``serve`` on it and on one that
-holds a single login, and asks both in turns, each request for one login by ``account = "crm/{header:x-user}"``.
+Makes a SQLite store with so many logins (access tokens of 1.2 kB), starts the real ``serve`` on it, with a cache that
+holds them all, and on one with a single login, and asks both in turns, each request for one login by
+``account = "crm/{header:x-user}"``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from tokenproxy.core.provider import Account, ClientAuth, Provider, Registration
 from tokenproxy.core.tokens import TokenSet
 
 TOKEN_BYTES: Final = 1200
+LOGIN_BYTES: Final = TOKEN_BYTES + 64 + 1100
+"""Its tokens' characters and 1.1 kB: what ``store.cache`` counts for a login (docs/config.md)."""
 CONFIG: Final = """
 [server]
 listen = "127.0.0.1:{proxy}"
@@ -41,6 +44,7 @@ listen = "127.0.0.1:{admin}"
 [store]
 url = "sqlite:store.db"
 key = "file:store.key"
+cache = "{cache}"
 [providers.bench]
 token_url = "http://127.0.0.1:9/token"
 client_auth = "none"
@@ -93,10 +97,11 @@ async def make(folder: Path, count: int) -> None:
 class Served:
     """A running ``serve``."""
 
-    def __init__(self, folder: Path, upstream: int) -> None:
+    def __init__(self, folder: Path, upstream: int, cache: str) -> None:
         self.proxy, self.admin = free_port(), free_port()
         config = folder / "config.toml"
-        config.write_text(CONFIG.format(proxy=self.proxy, admin=self.admin, upstream=upstream))
+        text = CONFIG.format(proxy=self.proxy, admin=self.admin, upstream=upstream, cache=cache)
+        config.write_text(text)
         began = time.perf_counter()
         words = [sys.executable, "-m", "tokenproxy", "serve", "--config", str(config)]
         self._process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
@@ -192,15 +197,20 @@ async def longest_stall(served: Served) -> tuple[float, float]:
 
 
 @contextmanager
-def served(folder: Path, upstream: int) -> Iterator[Served]:
-    running = Served(folder, upstream)
+def served(folder: Path, upstream: int, cache: str) -> Iterator[Served]:
+    running = Served(folder, upstream, cache)
     try:
         yield running
     finally:
         running.close()
 
 
-async def measure(count: int, rounds: int) -> dict[str, float]:
+def cache_for(count: int) -> str:
+    """``store.cache`` that holds so many logins."""
+    return f"{count * LOGIN_BYTES // 2**20 + 1} MiB"
+
+
+async def measure(count: int, rounds: int, cache: str) -> dict[str, float]:
     upstream = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0, backlog=1024)
     port = upstream.sockets[0].getsockname()[1]
     with tempfile.TemporaryDirectory() as top:
@@ -208,7 +218,7 @@ async def measure(count: int, rounds: int) -> dict[str, float]:
         for folder, logins in ((alone, 1), (crowd, count)):
             folder.mkdir()
             await make(folder, logins)
-        with served(alone, port) as one, served(crowd, port) as many:
+        with served(alone, port, cache) as one, served(crowd, port, cache) as many:
             found = {"start, one login, s": one.started, f"start, {count:,} logins, s": many.started}
             found["resident after start, MB"] = many.resident
             pick = zipf(count)
@@ -236,9 +246,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--accounts", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5000, help="pairs of requests (default 5000)")
+    parser.add_argument("--cache", help="store.cache (default: what all accounts need)")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
-    found = asyncio.run(measure(chosen.accounts, chosen.rounds))
+    cache = chosen.cache or cache_for(chosen.accounts)
+    found = asyncio.run(measure(chosen.accounts, chosen.rounds, cache))
     if chosen.json:
         print(json.dumps(found))
         return

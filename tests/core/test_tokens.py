@@ -75,3 +75,14 @@ def test_no_secret_in_its_repr() -> None:
     """Reprs end up in tracebacks and assertion messages."""
     assert "a1" not in repr(FIRST)
     assert "r1" not in repr(FIRST)
+
+
+def test_what_token_sets_have_in_common_is_in_memory_once() -> None:
+    """Words of 100,000 logins that each came in an answer of its own."""
+    one, other = (
+        TokenSet(number, token_type="".join("Mac"), scope="".join("a b"), captured={})
+        for number in ("1", "2")
+    )
+    assert one.token_type is other.token_type
+    assert one.scope is other.scope
+    assert one.captured is other.captured is one.succeeded_by(other).captured

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.simulators import (
     PlainProvider,
     Provider,
 )
+from tokenproxy import log
 from tokenproxy.core.account import State
 from tokenproxy.core.interfaces import KeepAnswer
 from tokenproxy.core.settings import RenewPolicy
@@ -379,6 +381,28 @@ async def test_a_small_cache_costs_reads_and_nothing_else(cache: int, tmp_path: 
         for name in names:
             assert await house.source.current(name) == await house.kept(name)
         assert house.source._entries.size == sum(entry.size for entry in house.source._entries)
+
+
+async def test_the_cache_counts_what_logins_cost(tmp_path: Path) -> None:
+    """``store.cache`` would else be a number that says nothing of memory; what the log hides is bounded, and apart."""
+    names = [f"books/{number:03}" for number in range(300)]
+    async with AskaraProvider() as provider, House(provider, path=tmp_path / "t.db") as house:
+        granted = house.imported(provider.new_grant())
+        for name in names:
+            await house.put(replace(granted, access_token=name * 130, refresh_token=name * 7), name)
+    async with House(provider, path=tmp_path / "t.db") as house:
+        for name in names[:50]:
+            await house.source.current(name)
+        counted = house.source._entries.size
+        tracemalloc.start()
+        try:
+            for name in names[50:]:
+                await house.source.current(name)
+            seen = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(False, log.__file__)])
+        finally:
+            tracemalloc.stop()
+        cost = sum(trace.size for trace in seen.traces)
+        assert house.source._entries.size - counted == pytest.approx(cost, rel=0.07)
 
 
 async def test_an_account_is_read_from_the_store_once() -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
+from typing import Final
 
 from tokenproxy.core.account import Reason, Standing, State
 from tokenproxy.core.grants import can_renew, traits_of
@@ -30,9 +34,13 @@ class Unstored:
     standing: Standing
 
 
+_BESIDE: Final = 1100
+"""Bytes of resident memory that a login costs beside its tokens; ``benchmarks.accounts`` shows it."""
+
+
 def size_of(tokens: TokenSet) -> int:
     """Roughly what an entry with these costs, in bytes."""
-    return len(tokens.access_token) + len(tokens.refresh_token or "") + 1024
+    return len(tokens.access_token) + len(tokens.refresh_token or "") + _BESIDE
 
 
 @dataclass(slots=True)
@@ -43,6 +51,9 @@ class Hold:
     seconds: float
     asked: float
     """When the hold began, or when the validate call was last asked about it."""
+
+
+_NO_HOLDS: Final[Mapping[str, Hold]] = MappingProxyType({})
 
 
 class Entry:
@@ -79,7 +90,7 @@ class Entry:
     def __init__(self, account: Account, record: Record, tokens: TokenSet) -> None:
         self.account = account
         self.name = record.account
-        self.bound_to = record.bound_to
+        self.bound_to = sys.intern(record.bound_to)  # the same for all logins of a registration
         self.tokens = tokens
         self.standing = record.standing
         self.renewed_at = record.renewed_at
@@ -98,7 +109,8 @@ class Entry:
         self.waiters = 0
         self.live_generation = 0
         self.live_until = -math.inf
-        self.holds: dict[str, Hold] = {}
+        self.holds = _NO_HOLDS
+        """By route."""
         self.unstored: Unstored | None = None
         self.owed: Claim | None = None
         """A lease of ours that the store did not take back."""
@@ -107,15 +119,16 @@ class Entry:
 
     def take(self, record: Record, tokens: TokenSet) -> None:
         """Put what the store has in the place of what is here."""
-        self.bound_to, self.tokens, self.standing = record.bound_to, tokens, record.standing
+        self.bound_to, self.tokens, self.standing = sys.intern(record.bound_to), tokens, record.standing
         self.renewed_at = record.renewed_at
         self.in_doubt = record.in_flight_since is not None
         self.dead, self.settled = False, record.previous is None
         self.outdated = False
 
     def bury(self) -> None:
-        """The access token is dead: from now on it is not given out, whatever its expiry says."""
+        """The access token is dead: it is not given out any more, whatever its expiry says, and no hold stands."""
         self.dead, self.fresh_until = True, -math.inf
+        self.holds = _NO_HOLDS
 
     @property
     def table(self) -> str:
@@ -195,5 +208,5 @@ class Entry:
             return None
         recent = last is not None and now < last.until + 2 * last.seconds
         seconds = next_hold(last.seconds if last is not None and recent else None, policy)
-        self.holds[route] = Hold(until=now + seconds, seconds=seconds, asked=now)
+        self.holds = {**self.holds, route: Hold(until=now + seconds, seconds=seconds, asked=now)}
         return seconds

@@ -181,7 +181,6 @@ class Journal:
         elif live is None:
             log.event(_log, "validate_failed", account=entry.name)
         else:
-            entry.holds.clear()
             entry.bury()
         return live
 

@@ -392,7 +392,7 @@ class Source:
     async def _read(self, account: str) -> Record | None:
         record = await self._store.load(account)
         if record is not None:
-            self._census.seen(account, record.standing.state)
+            self._census.seen(record.account, record.standing.state)
         return record
 
     async def _prepare(self, spec: Account) -> None:
