@@ -254,7 +254,9 @@ def test_fields_of_a_form_with_files() -> None:
         b'--b\r\nContent-Disposition: form-data; name="code"\r\n\r\n[user[oauth2/mytoken]]\r\n'
         b'--b\r\nContent-Disposition: form-data; name="j"\r\nContent-Type: application/json\r\n\r\n'
         b'{"a": "__client_id__", "b": [[1]]}\r\n'
-        b'--b\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n__client_id__\r\n--b--\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n__client_id__\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="e"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n'
+        b"__client_id__=\r\n\r\n--b--\r\n"
     )
 
     for boundary in ("boundary=b", 'boundary="b"'):

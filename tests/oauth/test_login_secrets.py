@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+from secrets import token_urlsafe
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.oauth.reception import Reception
@@ -62,6 +63,24 @@ async def test_what_a_login_is_worth_is_hidden_whoever_writes_it(written: io.Str
     assert all(secrets)
     assert "it said" in written.getvalue()
     assert [secret for secret in secrets if secret in written.getvalue()] == []
+
+
+async def test_what_is_worth_nothing_any_more_is_not_hidden_for_ever(written: io.StringIO) -> None:
+    """Else each login would make the log slower, and the memory fuller."""
+    clock = FakeClock()
+    async with (
+        AskaraProvider(clock=clock) as provider,
+        Reception(provider, clock=clock, secret=lambda: token_urlsafe(32)) as house,
+    ):
+        login = await house.begun()
+        state = dict(parse_qsl(urlsplit(login["authorize_url"]).query))["state"]
+        logging.getLogger("elsewhere").warning("early %s", state)
+        assert state not in written.getvalue()
+        await clock.advance(21 * 60)
+        await house.begun()
+        logging.getLogger("elsewhere").warning("late %s", state)
+
+    assert f"late {state}" in written.getvalue()
 
 
 async def test_a_code_and_a_device_s_code_are_hidden_as_well(written: io.StringIO) -> None:
