@@ -43,7 +43,8 @@ class Card:
             raise _misconfigured(f"The account's tokens lead to {wrong}.", account) from None
         self.query = what.query.encode()
         fields = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in what.fields]
-        if any(len(value.translate(None, _UNSENDABLE)) < len(value) for _, value in fields):
+        sent = b"".join([value for _, value in fields])
+        if len(sent.translate(None, _UNSENDABLE)) < len(sent):
             raise ProblemError(
                 "misconfigured",
                 "The account's token holds characters that no header may hold, so it is not sent.",
