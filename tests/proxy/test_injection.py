@@ -9,6 +9,9 @@ import pytest
 from tests.proxy.actors import Line, ok, stage, until
 from tokenproxy import log
 from tokenproxy.core.provider import Inject
+from tokenproxy.core.routes import Route, Upstream
+from tokenproxy.core.tokens import TokenSet
+from tokenproxy.proxy.card import Card, around_token
 
 IN_QUERY = {"inject": Inject(header="", query="access_token")}
 
@@ -150,3 +153,30 @@ async def test_no_value_can_split_a_head(value: str) -> None:
         caller = await s.caller()
         assert (await caller.get()).code == "misconfigured"
         assert s.upstream.seen == []
+
+
+@pytest.mark.parametrize(
+    ("inject", "joined"),
+    [
+        (Inject(), True),
+        (Inject(header="X-Key", value="{access_token}"), True),
+        (Inject(headers={"Client-Id": "{client_id}", "X-Api": "2"}), True),
+        (Inject(headers={"X-Token": "{access_token}"}), False),  # twice
+        (Inject(headers={"X-Shop": "{shop}"}), False),
+        (Inject(headers={"X-Bad": "a\x01b"}), False),
+        (Inject(header="", query="key"), False),
+    ],
+)
+def test_a_token_line_is_the_same_joined_or_made(inject: Inject, joined: bool) -> None:
+    """Where nothing of a login but its token is in it, the rest is made once for the route."""
+    upstream = Upstream(scheme="https", host="api.example", port=443, authority="api.example")
+    route = Route(
+        name="a", prefix="/a/", upstream=upstream, account="crm", inject=inject, values={"client_id": "c1"}
+    )
+    around = around_token(route)
+    assert (around is not None) is joined
+    if joined:
+        tokens = TokenSet("t0k-en~")
+        card, made = Card(route, "crm", tokens, around), Card(route, "crm", tokens)
+        assert (card.line, card.plain, card.query) == (made.line, made.plain, made.query)
+        assert b"t0k-en~" in card.line

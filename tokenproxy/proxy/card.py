@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -13,6 +13,8 @@ from tokenproxy.core.tokens import TokenSet
 from tokenproxy.proxy.problem import ProblemError
 
 _UNSENDABLE: Final = bytes({*range(0x20), 0x7F} - {ord("\t")})
+_MARK: Final = "\x00"
+"""In the place of a token; no value of a config has it."""
 _NAME_ENDS: Final = re.compile(rb"[\[\x00]")
 """PHP and Rails read ``token[x]=y`` as a part of ``token``, and old ones end a name at NUL."""
 
@@ -20,20 +22,46 @@ _NAME_ENDS: Final = re.compile(rb"[\[\x00]")
 class Card:
     __slots__ = ("key", "line", "parameter", "plain", "query", "tokens", "upstream", "worked")
 
-    def __init__(self, route: Route, account: str, tokens: TokenSet) -> None:
-        """Raises ``misconfigured`` for tokens that this route cannot send."""
+    upstream: Upstream | None
+    """Where the token set leads, where the route leaves it to that."""
+    query: bytes
+
+    def __init__(
+        self, route: Route, account: str, tokens: TokenSet, around: tuple[bytes, bytes] | None = None
+    ) -> None:
+        """``around`` is the route's ``around_token``. Raises ``misconfigured`` for tokens that it cannot send."""
         self.tokens = tokens
         self.key = tokens.dpop_key if route.dpop else None
         """What each request is to be proven with."""
         self.parameter = canonical(route.inject.query.encode())
         """The query parameter that takes the token, as a lax upstream may read its name."""
+        self.worked = False
+        """The source has been told that an upstream took it."""
+        if around is None or tokens.captured:
+            line, sent = self._made(route, account)
+        else:
+            self.upstream, self.query = None, b""
+            sent = tokens.access_token.encode("utf-8", "surrogateescape")
+            line = sent.join(around)
+        if not _sendable(sent):
+            raise ProblemError(
+                "misconfigured",
+                "The account's token holds characters that no header may hold, so it is not sent.",
+                next_step=f"tokenproxy import {account} < answer.json",
+                account=account,
+            )
+        self.line = line
+        """The token's field, others that the profile wants, and the blank line that ends the head."""
+        self.plain = not (self.query or self.upstream or self.key)
+        """A request's head and ``line`` are all there is to send."""
+
+    def _made(self, route: Route, account: str) -> tuple[bytes, bytes]:
+        """``line`` as the profile says, and the values in it; finds out ``upstream`` and ``query``."""
+        tokens = self.tokens
         values = {**route.values, **tokens.captured, "access_token": tokens.access_token}
         try:
             what = placed(route.inject, values, bound=self.key is not None)
-            self.upstream: Upstream | None = (
-                resolved(route.upstream, values) if route.upstream.template else None
-            )
-            """Where the token set leads, where the route leaves it to that."""
+            self.upstream = resolved(route.upstream, values) if route.upstream.template else None
         except KeyError as missing:
             raise _misconfigured(
                 f"The account's tokens came without {missing.args[0]}, which this route's requests need.",
@@ -42,21 +70,7 @@ class Card:
         except ValueError as wrong:
             raise _misconfigured(f"The account's tokens lead to {wrong}.", account) from None
         self.query = what.query.encode()
-        fields = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in what.fields]
-        sent = b"".join([value for _, value in fields])
-        if len(sent.translate(None, _UNSENDABLE)) < len(sent):
-            raise ProblemError(
-                "misconfigured",
-                "The account's token holds characters that no header may hold, so it is not sent.",
-                next_step=f"tokenproxy import {account} < answer.json",
-                account=account,
-            )
-        self.line = b"".join([b"%b: %b\r\n" % field for field in fields]) + b"\r\n"
-        """The token's field, others that the profile wants, and the blank line that ends the head."""
-        self.plain = not (self.query or self.upstream or self.key)
-        """A request's head and ``line`` are all there is to send."""
-        self.worked = False
-        """The source has been told that an upstream took it."""
+        return _written(what.fields)
 
     def addressed(self, head: bytes) -> tuple[bytes, bytes, bytes]:
         """A request's head as this token set wants it, without ``line``: its first line's method and target, and the rest."""
@@ -69,6 +83,34 @@ class Card:
         if self.query:
             target = with_parameter(target, self.parameter, self.query)
         return method, target, b"%b\r\n%b" % (host, fields)
+
+
+def around_token(route: Route) -> tuple[bytes, bytes] | None:
+    """
+    What stands before and after the access token in ``Card.line``; None where a token set says more than its token.
+
+    So that the line of a login that was not seen lately is joined and not made anew.
+    """
+    if route.dpop or route.inject.query or route.upstream.template:
+        return None
+    try:
+        what = placed(route.inject, {**route.values, "access_token": _MARK})
+    except KeyError:  # only a token set has captured it
+        return None
+    line, sent = _written(what.fields)
+    before, *after = line.split(_MARK.encode())
+    return (before, after[0]) if len(after) == 1 and _sendable(sent.replace(_MARK.encode(), b"")) else None
+
+
+def _written(fields: Iterable[tuple[str, str]]) -> tuple[bytes, bytes]:
+    """Fields as they are sent, with the blank line behind them; and their values alone."""
+    raw = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in fields]
+    line = b"".join([b"%b: %b\r\n" % field for field in raw]) + b"\r\n"
+    return line, b"".join([value for _, value in raw])
+
+
+def _sendable(sent: bytes) -> bool:
+    return len(sent.translate(None, _UNSENDABLE)) == len(sent)
 
 
 def with_parameter(target: bytes, name: bytes, ours: bytes) -> bytes:

@@ -11,7 +11,7 @@ from tokenproxy import log
 from tokenproxy.core.routes import Route, Target, account_header
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.metrics import RouteMetrics
-from tokenproxy.proxy.card import Card, canonical
+from tokenproxy.proxy.card import Card, around_token, canonical
 from tokenproxy.proxy.pool import Pool, Visits
 from tokenproxy.proxy.problem import ProblemError
 
@@ -86,6 +86,7 @@ class Turns:
 class Lane:
     __slots__ = (
         "account",
+        "around",
         "base",
         "beside",
         "by_header",
@@ -136,6 +137,7 @@ class Lane:
         self.target: Target | None = None
         """The entry of ``targets`` that this lane leads to."""
         self.targets: tuple[Lane, ...] = ()
+        self.around = around_token(route)
         self.cards: dict[str, Card] = {}
         self.told_until = 0.0
         self.untold = 0
@@ -158,7 +160,7 @@ class Lane:
         card = self.cards.get(account)
         if card is not None and card.tokens is tokens:
             return card
-        card = Card(self.route, account, tokens)
+        card = Card(self.route, account, tokens, self.around)
         if len(self.cards) >= CARDS:
             self.cards.clear()
         self.cards[account] = card
