@@ -224,10 +224,12 @@ async def measure(count: int, rounds: int, cache: str) -> dict[str, float]:
             pick = zipf(count)
             found["requests/s while every login is asked for once"] = await traffic(many, iter(range(count)))
             found["resident after all of them, MB"] = many.resident
-            for name, choose in (
+            crowds: list[tuple[str, Callable[[], int]]] = [
+                ("a thousand in use", lambda: random.randrange(min(1000, count))),
                 ("as users are (1/n)", pick),
                 ("evenly over all", lambda: random.randrange(count)),
-            ):
+            ]
+            for name, choose in crowds:
                 await traffic(many, (choose() for _ in range(rounds * 4)))
                 one_us, many_us = await paired(one, many, choose, rounds)
                 found[f"p50 of one login, us; paired with {name}"] = one_us
