@@ -73,6 +73,12 @@ MEANING = [
     (with_route('pass = ["X-Access-Token"]'), 'routes.books.pass[0]: "X-Access-Token" is where our token goes; the caller\'s never passes   line 9'),
     (with_route('pass = ["cookie", "tokenproxy-key"]'), 'routes.books.pass[1]: "tokenproxy-key" never goes to an upstream   line 9'),
     (with_route('pass = ["a b"]'), 'routes.books.pass[0]: "a b" is not a header\'s name   line 9'),
+    (with_route("allow = []"), "routes.books.allow: must not be empty   line 9"),
+    (with_route('allow = ["/v2/**"]'), 'routes.books.allow[0]: must be a method and a path such as "GET /v2/**", "GET|POST /users" or "* /users/*"   line 9'),
+    (with_route('allow = ["GET /x", "TRACE /x"]'), "routes.books.allow[1]: CONNECT and TRACE are for no route   line 9"),
+    (with_route('allow = ["GET /v2**"]'), 'routes.books.allow[0]: has "**" beside other characters; it stands for whole segments, as in "/v2/**"   line 9'),
+    (with_route('allow = ["GET /v2?x=*"]'), "routes.books.allow[0]: has a query, which is never looked at   line 9"),
+    (with_route('allow = ["GET /v2/%76"]'), "routes.books.allow[0]: can never be met: The path encodes a separator, a control character or what needs no encoding.   line 9"),
     (with_route("in_flight = 5000"), "routes.books.in_flight: must be at most limits.in_flight (1024), got 5000   line 9"),
     (GOOD.replace("https://api", "http://api"), "routes.books.upstream: is plain http:// beyond loopback; use https://, or say insecure_http = true   line 7"),
     (GOOD.replace("api.example.com", "u:p@api.example.com"), "routes.books.upstream: must not hold a user name or password   line 7"),
@@ -179,7 +185,6 @@ LATER = [
         (with_top("[store]", f'url = "{scheme}://u:hunter2@h/db"'), f'store.url: PostgreSQL {NOT_YET}; "sqlite:tokenproxy.db" is   line 2')
         for scheme in ("postgresql", "postgres")
     ),
-    (with_route('allow = ["GET /v2/**"]'), f"routes.books.allow: {NOT_YET}; leave it out   line 9"),
     (with_route('proxy = "http://p:3128"'), f"routes.books.proxy: {NOT_YET}; leave it out   line 9"),
     (GOOD + ACME + 'proxy = "http://p:3128"', f"providers.acme.proxy: {NOT_YET}; leave it out   line 11"),
 ]  # fmt: skip

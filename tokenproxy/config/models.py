@@ -29,6 +29,7 @@ from tokenproxy.config.secrets import KEY_MUST_BEGIN, MUST_BEGIN, WORDS
 from tokenproxy.config.values import LOOPBACK_ADMIN, LOOPBACK_PROXY
 from tokenproxy.config.words import NOT_YET, Report, did_you_mean, either, nearest, quoted, shown
 from tokenproxy.core import settings
+from tokenproxy.core.allow import Entry
 from tokenproxy.core.grants import TRAITS
 from tokenproxy.core.placeholders import SETTING_NAME
 from tokenproxy.core.provider import (
@@ -227,6 +228,11 @@ def _method(value: str) -> str:
     return value
 
 
+def _allow_entry(value: str) -> str:
+    Entry.of(value)
+    return value
+
+
 def _scope(value: str) -> str:
     if not re.fullmatch(r"[!-~]+", value):
         raise ValueError('must be one scope without spaces; write several as ["first", "second"]')
@@ -299,6 +305,9 @@ Secrets = Annotated[list[Secret], BeforeValidator(_as_list), Kind("secret or lis
 KeySource = Annotated[str, PlainValidator(_secret(WORDS[:-1], KEY_MUST_BEGIN))]
 KeySources = Annotated[
     list[KeySource], BeforeValidator(_as_list), Field(min_length=1), Kind("secret or list")
+]
+AllowList = Annotated[
+    list[Annotated[str, AfterValidator(_allow_entry)]], Field(min_length=1), Kind("list of text")
 ]
 Later = Annotated[Any, PlainValidator(_later), Kind("later")]
 
@@ -433,7 +442,7 @@ class RouteTable(Table):
     tls: TLS = TLS()
     in_flight: Count = 0
     insecure_http: Flag = False
-    allow: Later = None
+    allow: AllowList | None = None
     placeholders: Flag = False
     targets: Annotated[list[TargetTable], Kind("list of tables")] = []
     proxy: Later = None

@@ -15,6 +15,7 @@ from tokenproxy.config.models import TOKEN, RouteTable, TargetTable, read
 from tokenproxy.config.reading import Reading, tls_files
 from tokenproxy.config.words import did_you_mean, quoted, shown
 from tokenproxy.core import templates
+from tokenproxy.core.allow import Allow, Entry
 from tokenproxy.core.grants import traits_of
 from tokenproxy.core.provider import Account, Inject, Provider
 from tokenproxy.core.routes import Route, Target, Upstream, account_header, valid_sub
@@ -35,6 +36,8 @@ _NEVER_PASSED: Final = frozenset(
     }
 )
 """Hop-by-hop fields, and the key that callers prove themselves with: an upstream must not see it."""
+
+_NOT_WITH_TARGETS: Final = ("allow",)
 
 Value = TypeVar("Value")
 
@@ -81,6 +84,7 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
     upstream = targets[0].upstream if targets else _upstream(table, keys, account, reading)
     _check_passed(table, keys, account, reading)
     _check_tokenless(table, keys, account, reading)
+    _check_policies(table, keys, reading)
     if prefix is None or host is None or upstream is None or account is None:
         return None
     return Route(
@@ -106,8 +110,22 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
         tokenless=bool(account.capture),
         placeholders=table.placeholders,
         targets=targets,
+        allow=_allow(table),
         in_flight=table.in_flight,
     )
+
+
+def _allow(table: RouteTable) -> Allow | None:
+    return Allow(tuple(Entry.of(text) for text in table.allow)) if table.allow else None
+
+
+def _check_policies(table: RouteTable, keys: Keys, reading: Reading) -> None:
+    """What is decided request by request is not for the X-Proxy form: its entries say what may be asked of whom."""
+    for name in _NOT_WITH_TARGETS:
+        if table.targets and name in table.model_fields_set:
+            reading.report.problem(
+                (*keys, name), "is not for a route with targets, whose entries say what may be asked"
+            )
 
 
 def _told(check: Callable[[str], Value], text: str, keys: Keys, reading: Reading) -> Value | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlsplit
 
+from tokenproxy.core.allow import Allow
 from tokenproxy.core.provider import EMPTY, Inject
 from tokenproxy.core.settings import Replay, TLSFiles
 from tokenproxy.core.signals import Signals
@@ -93,6 +94,8 @@ class Route:
     """What applications write for settings and state is replaced in its requests (``core.placeholders``)."""
     targets: tuple[Target, ...] = ()
     """Where requests of the ``X-Proxy-*`` form may go; such a route takes no others."""
+    allow: Allow | None = None
+    """Requests that are let through; None: all."""
     in_flight: int = 0
     """Requests of this route at once; 0: only the limit over all."""
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote
 
+from tokenproxy.core.globs import fits
 from tokenproxy.core.placeholders import blanked, found_in
 from tokenproxy.core.routes import DOT_SEGMENT, Target
 
@@ -141,32 +142,7 @@ def _blanked(target: str) -> str:
 
 def matches(pattern: str, path: str) -> bool:
     """Whether a pattern lets a path through, as it is and percent-decoded."""
-    return all(
-        _wild(pattern.split("/"), each.split("/"), "**", _segment)
-        for each in {path, unquote(path, "latin-1")}
-    )
-
-
-def _segment(pattern: str, text: str) -> bool:
-    return _wild(pattern, text, "*", str.__eq__)
-
-
-def _wild(pattern: Sequence[str], text: Sequence[str], star: str, same: Callable[[str, str], bool]) -> bool:
-    """Match with ``star`` for any number of items; at most the product of both lengths in steps, whatever they hold."""
-    at, seen = 0, 0
-    back, resume = -1, 0
-    while seen < len(text):
-        if at < len(pattern) and pattern[at] == star:
-            back, resume = at, seen
-            at += 1
-        elif at < len(pattern) and same(pattern[at], text[seen]):
-            at, seen = at + 1, seen + 1
-        elif back >= 0:
-            resume += 1
-            at, seen = back + 1, resume
-        else:
-            return False
-    return all(each == star for each in pattern[at:])
+    return all(fits(pattern, each) for each in {path, unquote(path, "latin-1")})
 
 
 def may_connect(target: Target, address: str) -> bool:

@@ -29,6 +29,7 @@ from tokenproxy.proxy.draft import (
     replaced_body,
     unresolved_problem,
 )
+from tokenproxy.proxy.lane import NotAllowedError
 from tokenproxy.proxy.pool import Pool
 from tokenproxy.proxy.problem import LostError, ProblemError, render, upstream_invalid
 from tokenproxy.proxy.proof import nonce_of, wants_nonce
@@ -184,6 +185,10 @@ class Exchange:
             elif draft.names_values:
                 values = await self._values(request)
         target, fields = draft.written(lane, values)
+        if (
+            lane.allow is not None
+        ):  # with its placeholders replaced: only now it is what the upstream will see
+            lane.check_allowed(lane.allow, request.method, target, fields)
         request.head = b"".join(
             (
                 f"{request.method} {lane.base}{target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"),
@@ -504,10 +509,17 @@ class Exchange:
     # refusing
 
     def _refuse_at_the_gate(self, problem: ProblemError) -> bool:
-        refused = self.plane.metrics.refused
-        refused[problem.code] = refused.get(problem.code, 0) + 1
+        route = ""
+        if isinstance(problem, NotAllowedError):
+            lane = problem.lane
+            route = lane.route.name
+            lane.metrics.count(problem.kind.status, problem.kind.result)
+            lane.tell(problem, self.plane.monotonic())
+        else:
+            refused = self.plane.metrics.refused
+            refused[problem.code] = refused.get(problem.code, 0) + 1
         self._refuse(problem)
-        self._record("", "", self.message.method)
+        self._record(route, "", self.message.method)
         return False
 
     def _refuse(self, problem: ProblemError) -> bool:

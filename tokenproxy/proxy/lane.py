@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 from tokenproxy import log
+from tokenproxy.core.allow import Allow, RefusedError
 from tokenproxy.core.routes import Route, Target, account_header
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.metrics import RouteMetrics
@@ -27,6 +29,7 @@ _TOLD: Final = {
     "upstream_invalid": "upstream_failed",
     "upstream_timeout": "upstream_failed",
     "overloaded": "overloaded",
+    "not_allowed": "caller_refused",
 }
 """Error code -> log event; the others are the caller's business, or told where they arise."""
 
@@ -83,9 +86,21 @@ class Turns:
         self.taken -= 1
 
 
+class NotAllowedError(ProblemError):
+    """A route's list does not let a request through; nothing was done for it."""
+
+    def __init__(self, lane: Lane, refused: RefusedError) -> None:
+        step = f"Add it to allow of [routes.{lane.route.name}] if it may be asked."
+        if refused.malformed:
+            step = "Correct the request; it would be refused again as it is."
+        super().__init__("bad_request" if refused.malformed else "not_allowed", str(refused), next_step=step)
+        self.lane = lane
+
+
 class Lane:
     __slots__ = (
         "account",
+        "allow",
         "around",
         "base",
         "beside",
@@ -103,9 +118,8 @@ class Lane:
         "suspects",
         "target",
         "targets",
-        "told_until",
+        "told",
         "turns",
-        "untold",
         "visits",
     )
 
@@ -124,6 +138,7 @@ class Lane:
         self.suspects = route.signals.suspects
         """Statuses of answers that may say that the token is dead."""
         self.origins = route.origins
+        self.allow = route.allow
         self.base = route.upstream.path
         self.prefix_length = len(route.prefix)
         self.host_line = f"Host: {route.upstream.authority}\r\n".encode()
@@ -139,21 +154,21 @@ class Lane:
         self.targets: tuple[Lane, ...] = ()
         self.around = around_token(route)
         self.cards: dict[str, Card] = {}
-        self.told_until = 0.0
-        self.untold = 0
+        self.told: dict[str, tuple[float, int]] = {}
+        """Event -> until when it is not told again, and how often it happened since."""
 
     def tell(self, problem: ProblemError, now: float) -> None:
         """Log what ails the upstream, at most once in ``TELL_EVERY`` seconds: an outage is one event, not a thousand."""
         event = _TOLD.get(problem.code)
         if event is None:
             return
-        self.untold += 1
-        if now < self.told_until:
+        until, times = self.told.get(event, (0.0, 0))
+        times += 1
+        if now < until:
+            self.told[event] = until, times
             return
-        log.event(
-            _log, event, route=self.route.name, code=problem.code, detail=problem.detail, times=self.untold
-        )
-        self.told_until, self.untold = now + TELL_EVERY, 0
+        log.event(_log, event, route=self.route.name, code=problem.code, detail=problem.detail, times=times)
+        self.told[event] = now + TELL_EVERY, 0
 
     def card(self, account: str, tokens: TokenSet) -> Card:
         """What the token set means here, made once; raises ``misconfigured`` where it cannot be sent."""
@@ -165,6 +180,15 @@ class Lane:
             self.cards.clear()
         self.cards[account] = card
         return card
+
+    def check_allowed(
+        self, allow: Allow, method: str, target: str, fields: Iterable[tuple[bytes, bytes]]
+    ) -> None:
+        """Raise ``NotAllowedError`` for a request that is not on the route's list."""
+        try:
+            allow.check(method, target, [canonical(name) for name, _ in fields])
+        except RefusedError as refused:
+            raise NotAllowedError(self, refused) from None
 
     @property
     def own_pool(self) -> Pool:

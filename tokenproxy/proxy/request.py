@@ -12,6 +12,7 @@ from aiohttp import HttpVersion10, HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
+from tokenproxy.core.allow import OVERRIDES
 from tokenproxy.core.routes import DOT_SEGMENT, RouteTable, valid_sub
 from tokenproxy.proxy.card import canonical
 from tokenproxy.proxy.draft import Draft, Preflight, cors, form, plain
@@ -125,6 +126,8 @@ class Gate:
         self._own_hosts = frozenset(host.lower() for host in hosts) | {host for host in table.by_host if host}
         self._keys = tuple(sha256(key.encode()).digest() for key in keys)
         self._routed = frozenset(name for lane in lanes.values() for name in lane.dropped)
+        if any(lane.allow is not None for lane in lanes.values()):
+            self._routed |= OVERRIDES
         self._kinds: dict[bytes, int] = {}
         self._hosts: dict[bytes, str] = {}
         """Raw Host values that were let in -> lower case without the port."""
@@ -231,6 +234,8 @@ class Gate:
         rest = rest if rest[:1] == "/" else "/" + rest
         chunked = bool(encodings)
         expects = expect is not None and version == HttpVersion11 and payload is not EMPTY_PAYLOAD
+        if lane.allow is not None and not lane.drafted:
+            lane.check_allowed(lane.allow, method, rest, fields if routed else ())
         if lane.drafted:
             bodied = payload is not EMPTY_PAYLOAD
             request = _drafted(lane, account, method, rest, fields, nominated, origin, bodied=bodied)
