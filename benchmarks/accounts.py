@@ -26,8 +26,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.footprint import free_port, ready
+from benchmarks.footprint import ready
 from benchmarks.parts import Answering
+from benchmarks.running import free_port
 from tokenproxy import stores
 from tokenproxy.core.account import Reason, Standing, State
 from tokenproxy.core.provider import Account, ClientAuth, Provider, Registration

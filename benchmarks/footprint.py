@@ -18,6 +18,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from benchmarks.running import free_port
+
 CONFIG = """
 [server]
 listen = "127.0.0.1:0"
@@ -31,14 +33,6 @@ client_secret = "literal:nobody"
 upstream = "https://api-staging.deskera.xyz"
 account = "books"
 """
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def seconds(*words: str) -> float:

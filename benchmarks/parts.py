@@ -1,39 +1,29 @@
-"""The processes of a benchmark, each started alone: ``python -m benchmarks.parts NAME``; prints its port when ready."""
+"""
+Programs of ours that a benchmark starts: ``python -m benchmarks.parts NAME PORT ...``.
+
+``upstream`` answers with a body of a given size once it has the whole request, or after a while (``--wait``), or
+streams it (a size beyond a MiB). ``plain`` is the proxy that everybody writes first with aiohttp.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import atexit
 import json
-import os
-import resource
-import shutil
 import signal
-import tempfile
+import ssl
 from collections.abc import Callable, Coroutine
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
 
-from tokenproxy import app, config, log
-
 TOKEN: Final = "benchmark-token"
-BODY: Final = (
-    json.dumps({"items": [{"id": n, "name": "x" * 20} for n in range(20)]}).encode().ljust(908)[:908]
-)
-ANSWER: Final = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
-    b"Server: benchmark\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
-)
+BEST_LOOP: Final = "uvloop" if find_spec("uvloop") else "asyncio"
 HOP_BY_HOP: Final = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "host"}
 )
-
-
-BEST_LOOP: Final = "uvloop" if find_spec("uvloop") else "asyncio"
+PIECE: Final = bytes(256 * 1024)
 
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:
@@ -45,26 +35,126 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
     return asyncio.new_event_loop()
 
 
+def answer(size: int) -> bytes:
+    """A whole answer as an API gives it, with so large a body."""
+    items = json.dumps({"items": [{"id": n, "name": "x" * 20} for n in range(size // 38 + 1)]}).encode()
+    return answer_head(size) + items.ljust(size)[:size]
+
+
+def answer_head(size: int) -> bytes:
+    return (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
+        b"Server: benchmark\r\nContent-Length: %d\r\n\r\n" % size
+    )
+
+
 class Answering(asyncio.Protocol):
     """An upstream that costs next to nothing: counts blank lines and answers each."""
+
+    ready = answer(908)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
 
     def data_received(self, data: bytes) -> None:
-        self.transport.write(ANSWER * data.count(b"\r\n\r\n"))
+        self.transport.write(self.ready * data.count(b"\r\n\r\n"))
 
 
-async def upstream(_: argparse.Namespace) -> int:
-    server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0, backlog=1024)
-    port: int = server.sockets[0].getsockname()[1]
-    return port
+class Reading(Answering):
+    """Answers a request with a body when all of it has come; one request at a time."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.head = self.last = b""
+        self.missing = 0
+        """Bytes of the body; below zero until the last chunk has come."""
+
+    def data_received(self, data: bytes) -> None:
+        if not self.missing:
+            self.head += data
+            head, blank, data = self.head.partition(b"\r\n\r\n")
+            if not blank:
+                return
+            self.head = b""
+            self.missing = self.length(head.lower())
+        if self.missing < 0:
+            self.last = (self.last + data)[-5:]
+            self.missing = 0 if self.last == b"0\r\n\r\n" else -1
+        else:
+            self.missing -= len(data)
+        if not self.missing:
+            self.reply()
+
+    @staticmethod
+    def length(head: bytes) -> int:
+        if b"\r\ntransfer-encoding: chunked" in head:
+            return -1
+        return int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0] or 0)
+
+    def reply(self) -> None:
+        self.transport.write(self.ready)
 
 
-async def plain(args: argparse.Namespace) -> int:
+class Streaming(Reading):
+    """Streams its answer as fast as it is taken; reads requests of any size."""
+
+    size = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.going = asyncio.Event()
+        self.going.set()
+
+    def pause_writing(self) -> None:
+        self.going.clear()
+
+    def resume_writing(self) -> None:
+        self.going.set()
+
+    def length(self, head: bytes) -> int:  # type: ignore[override]
+        self.streams = head.startswith(b"get ")
+        return super().length(head)
+
+    def reply(self) -> None:
+        if not self.streams:
+            self.transport.write(Answering.ready)
+            return
+        self.task = asyncio.create_task(self.stream())
+
+    async def stream(self) -> None:
+        self.transport.write(answer_head(self.size))
+        for _ in range(self.size // len(PIECE)):
+            await self.going.wait()
+            self.transport.write(PIECE)
+
+
+class Slow(Reading):
+    """Takes a while for each answer."""
+
+    wait = 0.0
+
+    def reply(self) -> None:
+        asyncio.get_running_loop().call_later(self.wait, self.transport.write, self.ready)
+
+
+async def upstream(args: argparse.Namespace) -> None:
+    kind: type[Answering] = Reading if args.reading else Answering
+    if args.wait:
+        Slow.wait = args.wait
+        kind = Slow
+    if args.size > 2**20:
+        Streaming.size = args.size
+        kind = Streaming
+    else:
+        kind.ready = answer(args.size)
+    await asyncio.get_running_loop().create_server(kind, "127.0.0.1", args.port, backlog=4096)
+
+
+async def plain(args: argparse.Namespace) -> None:
     """What a Python program does with aiohttp alone, done well: streams, one session, no limits, no cookies."""
+    tls = ssl.create_default_context(cafile=args.ca) if args.ca else True
     session = ClientSession(
-        connector=TCPConnector(limit=0),
+        connector=TCPConnector(limit=0, ssl=tls),
         cookie_jar=DummyCookieJar(),
         auto_decompress=False,
         timeout=ClientTimeout(total=None),
@@ -91,75 +181,37 @@ async def plain(args: argparse.Namespace) -> int:
 
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", handle)
-    runner = web.AppRunner(application, access_log=None)
+    runner = web.AppRunner(application, access_log=None, keepalive_timeout=600)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
-    await site.start()
-    port: int = runner.addresses[0][1]
-    return port
+    await web.TCPSite(runner, "127.0.0.1", args.port, backlog=4096).start()
 
 
-CLOSERS: Final[list[Callable[[], Coroutine[Any, Any, None]]]] = []
-CONFIG: Final = """
-[server]
-listen = "127.0.0.1:0"
-[admin]
-listen = "127.0.0.1:0"
-[providers.bench]
-token_url = "http://127.0.0.1:9/token"
-client_auth = "none"
-[accounts.bench]
-provider = "bench"
-client_id = "bench"
-[routes.bench]
-upstream = "{target}"
-account = "bench"
-"""
-
-
-async def tokenproxy(args: argparse.Namespace) -> int:
-    """The whole product as ``serve`` runs it: store, renewal, scheduler, metrics, deadlines, admin listener."""
-    folder = Path(tempfile.mkdtemp(prefix="tokenproxy-bench-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = folder / "config.toml"
-    path.write_text(CONFIG.format(target=args.target))
-    running = await app.start(config.load(path, {}), environ={})
-    await running.accounts.import_answer("bench", json.dumps({"access_token": TOKEN}).encode())
-    CLOSERS.append(running.close)
-    return int(running.addresses["proxy"].rpartition(":")[2])
-
-
-PARTS: Final[dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, int]]]] = {
+PARTS: Final[dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]]] = {
     "upstream": upstream,
     "plain": plain,
-    "tokenproxy": tokenproxy,
 }
 
 
-async def until_told() -> None:
+async def until_told(part: Coroutine[Any, Any, None]) -> None:
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    await part
     await told.wait()
-    for close in CLOSERS:
-        await close()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--core", type=int, default=None)
+    parser.add_argument("port", type=int)
     parser.add_argument("--loop", default=BEST_LOOP, choices=["uvloop", "asyncio"])
-    parser.add_argument("--target", default="")
+    parser.add_argument("--size", type=int, default=908, help="upstream: of the answer's body, bytes")
+    parser.add_argument("--reading", action="store_true", help="upstream: requests have bodies")
+    parser.add_argument("--wait", type=float, default=0.0, help="upstream: seconds before each answer")
+    parser.add_argument("--target", default="", help="plain: the upstream's address")
+    parser.add_argument("--ca", default="", help="plain: whom to trust, a file")
     args = parser.parse_args()
-    log.setup("error")
-    if args.core is not None:
-        os.sched_setaffinity(0, {args.core})
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 65536), hard), hard))
     with asyncio.Runner(loop_factory=lambda: new_loop(args.loop)) as runner:
-        port = runner.run(PARTS[args.part](args))
-        print(port, flush=True)
-        runner.run(until_told())
+        runner.run(until_told(PARTS[args.part](args)))
 
 
 if __name__ == "__main__":

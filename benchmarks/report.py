@@ -1,0 +1,117 @@
+"""
+The tables and the plot, from what ``benchmarks/results/`` keeps: ``python -m benchmarks.report``.
+
+Puts the tables between two marks in README.md and draws ``throughput.svg``; no figure there is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.peers import PEERS
+from benchmarks.scenarios import SCENARIOS
+
+HERE: Final = Path(__file__).parent
+RESULTS: Final = HERE / "results"
+README: Final = HERE / "README.md"
+BEGIN: Final = "<!-- from here on: python -m benchmarks.report -->\n"
+END: Final = "<!-- until here -->\n"
+
+Result = dict[str, Any]
+"""What ``compare`` found in one scenario."""
+
+COLUMNS: Final[dict[str, tuple[str, str]]] = {
+    "per_second": ("requests/s", ",.0f"),
+    "p50_ms": ("p50 ms", ".2f"),
+    "p99_ms": ("p99 ms", ".2f"),
+    "cpu_us": ("CPU us/request", ".1f"),
+    "proxy_busy": ("its core busy", ".0%"),
+    "other_busy": ("load's core busy", ".0%"),
+    "resident_mb": ("resident MB", ".0f"),
+}
+"""How a figure is headed and written."""
+
+
+def keep(result: Result) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{result['scenario']}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def kept() -> list[Result]:
+    """In the order of the scenarios."""
+    paths = [RESULTS / f"{name}.json" for name in SCENARIOS]
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+def median(result: Result, name: str, figure: str) -> float:
+    found: list[float] = [one[name][figure] for one in result["rounds"]]
+    return statistics.median(found)
+
+
+def ratio(result: Result, name: str, other: str) -> float | None:
+    """The median of the rounds' ratios of the first figure; None: the other was not measured."""
+    first = next(iter(result["rounds"][0][name]))
+    if other not in result["rounds"][0]:
+        return None
+    ratios: list[float] = [one[name][first] / one[other][first] for one in result["rounds"]]
+    return statistics.median(ratios)
+
+
+def table(result: Result) -> str:
+    names = list(result["rounds"][0])
+    figures = list(result["rounds"][0][names[0]])
+    heads = [COLUMNS[figure][0] for figure in figures]
+    lines = [
+        f"| **{result['title']}** | {' | '.join(heads)} | x Envoy | x plain |",
+        "|---|" + "---|" * (len(heads) + 2),
+    ]
+    for name in names:
+        cells = [format(median(result, name, figure), COLUMNS[figure][1]) for figure in figures]
+        ratios = [ratio(result, name, other) for other in ("envoy", "plain")]
+        cells += ["" if one is None else f"{one:.2f}" for one in ratios]
+        lines.append(f"| {PEERS[name].title} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def measured(result: Result) -> str:
+    """When, how long, on what."""
+    about = result["machine"]
+    versions = ", ".join(f"{PEERS[name].title} {said}" for name, said in about["versions"].items())
+    return (
+        f"Measured {result['date']}, {len(result['rounds'])} rounds of {result['seconds']:g} s each, load by {about['load']}, on "
+        f"{about['cpus']} CPUs ({about['cpu']}), Linux {about['kernel']}, Python {about['python']}, {about['loop']}. {versions}.\n"
+    )
+
+
+def page(results: list[Result]) -> str:
+    """All tables; below each run of those that were measured alike, how."""
+    alike = itertools.groupby(results, key=measured)
+    return "\n".join(f"{tables(list(some))}\n{how}" for how, some in alike)
+
+
+def filled(readme: str, results: list[Result]) -> str:
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert begin
+    assert end
+    return f"{before}{begin}\n{page(results)}\n{end}{after}"
+
+
+def tables(results: list[Result]) -> str:
+    return "\n".join(table(result) for result in results)
+
+
+def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
+    README.write_text(filled(README.read_text(), kept()))
+
+
+if __name__ == "__main__":
+    main()
