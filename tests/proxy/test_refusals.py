@@ -101,7 +101,15 @@ MALFORMED = {
     "method-unknown": head(b"FOO /books/x HTTP/1.1", b"Host: localhost"),
     "method-lower": head(b"get /books/x HTTP/1.1", b"Host: localhost"),
     "method-brackets": head(b"G{}T /books/x HTTP/1.1", b"Host: localhost"),
-    "connect": head(b"CONNECT localhost:80 HTTP/1.1", b"Host: localhost") + HIDDEN,
+    "connect-path": head(b"CONNECT /books/x HTTP/1.1", b"Host: localhost") + HIDDEN,
+    "connect-no-port": head(b"CONNECT localhost HTTP/1.1", b"Host: localhost") + HIDDEN,
+    "connect-empty-port": head(b"CONNECT localhost: HTTP/1.1", b"Host: localhost") + HIDDEN,
+    "connect-port-0": head(b"CONNECT localhost:0 HTTP/1.1", b"Host: localhost") + HIDDEN,
+    "connect-port-large": head(b"CONNECT localhost:65536 HTTP/1.1", b"Host: localhost") + HIDDEN,
+    "connect-user": head(b"CONNECT me@localhost:80 HTTP/1.1", b"Host: localhost") + HIDDEN,
+    "connect-url": head(b"CONNECT http://localhost:80 HTTP/1.1", b"Host: localhost") + HIDDEN,
+    "connect-no-host": head(b"CONNECT localhost:80 HTTP/1.1") + HIDDEN,
+    "connect-chunked": head(b"CONNECT localhost:80 HTTP/1.1", b"Host: localhost", TE) + HIDDEN,
     "connect-length": head(b"CONNECT localhost:80 HTTP/1.1", b"Host: localhost", b"Content-Length: 3") + HIDDEN,
     "trace": head(b"TRACE /books/x HTTP/1.1", b"Host: localhost"),
     "expect": posted(b"Expect: 200-ok", b"Content-Length: 3", body=b"abc"),
@@ -134,6 +142,27 @@ async def test_what_is_not_proper_http_never_reaches_an_upstream(data: bytes) ->
         assert await caller.rest() == b""
         assert not s.upstream.seen
         assert s.metrics.refused == {"bad_request": 1}
+
+
+async def test_connect_is_refused_with_a_clear_word() -> None:
+    """RFC 9110 section 9.3.6: what a tunnel carries cannot be given a token, and nobody has allowed one."""
+    async with stage() as s:
+        caller = await s.caller()
+        await caller.send(b"CONNECT api.example:443 HTTP/1.1\r\nHost: api.example:443\r\n\r\n" + HIDDEN)
+        answer = await caller.answer()
+        assert (answer.status, answer.code) == (403, "not_allowed")
+        assert "CONNECT" in answer.problem["detail"]
+        assert "http://" in answer.problem["next_step"]
+        assert answer.values(b"connection") == [b"close"]
+        assert await caller.rest() == b""
+        assert not s.upstream.seen
+
+
+async def test_connect_needs_the_caller_s_key_like_anything_else() -> None:
+    async with stage(caller_keys=("let-me-in",)) as s:
+        caller = await s.caller()
+        await caller.send(b"CONNECT api.example:443 HTTP/1.1\r\nHost: api.example:443\r\n\r\n")
+        assert (await caller.answer()).code == "caller_unauthorized"
 
 
 BROKEN_BODIES = {

@@ -17,6 +17,7 @@ from tokenproxy.core.templates import address
 DOT_SEGMENT: Final = re.compile(r"(?:^|[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:$|[/\\;]|%2f|%5c|%3b)", re.IGNORECASE)
 """In a path: ``.`` and ``..`` however an upstream may decode them; ``..;`` is one for Tomcat."""
 _PORTS: Final = {"http": 80, "https": 443}
+_PLACE: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _ACCOUNT_NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,128}")
 
 
@@ -156,6 +157,16 @@ class RouteTable:
                 if path.startswith(prefix) or (len(path) == len(prefix) - 1 and prefix.startswith(path)):
                     return route
         return None
+
+
+def place_of(target: str) -> tuple[str, int] | None:
+    """
+    The host, lower case with the brackets of an IPv6 address, and the port of an authority-form target (RFC 9112 section
+    3.2.3); None for any other text.
+    """
+    found = _PLACE.fullmatch(target)
+    port = int(found[2]) if found else 0
+    return (found[1].lower(), port) if found and 0 < port < 65536 else None
 
 
 def account_header(account: str) -> tuple[str, str] | None:

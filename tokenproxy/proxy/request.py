@@ -13,7 +13,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from tokenproxy.core.allow import OVERRIDES
-from tokenproxy.core.routes import DOT_SEGMENT, RouteTable, valid_sub
+from tokenproxy.core.routes import DOT_SEGMENT, RouteTable, place_of, valid_sub
 from tokenproxy.proxy.card import canonical
 from tokenproxy.proxy.draft import Draft, Preflight, cors, form, plain
 from tokenproxy.proxy.lane import Lane
@@ -195,7 +195,9 @@ class Gate:
             raise bad_request("The request does not have exactly one framing.")  # RFC 9112 section 6.3
         method = message.method
         if method == "CONNECT" or method == "TRACE":  # noqa: PLR1714 - cheaper than building a set
-            raise bad_request("CONNECT and TRACE are not for this proxy.")
+            if method == "TRACE":  # its answer would show the token (RFC 9110 section 9.3.8)
+                raise bad_request("TRACE is not for this proxy.")
+            return self._connect(message, host, keys, bodied=bool(encodings or length))
         if method in FOREIGN_METHODS:
             raise bad_request("The method belongs to RTSP or ICE.")
         target = message.path
@@ -260,6 +262,24 @@ class Gate:
         # A refused upgrade leaves in doubt which protocol the next bytes are (RFC 9931): close.
         request.keep = not (message.should_close or message.upgrade)
         return request
+
+    def _connect(
+        self, message: RawRequestMessage, host: bytes | None, keys: tuple[bytes, ...], *, bodied: bool
+    ) -> Request:
+        """A tunnel to the place that the target names (RFC 9110 section 9.3.6); no token goes through one."""
+        if bodied:
+            raise bad_request("A CONNECT request has no body.")
+        if host is None or _HOST.fullmatch(host) is None:
+            raise bad_request("The request has no Host.")
+        if place_of(message.path) is None:
+            raise bad_request("The target of a CONNECT request is not HOST:PORT.")
+        if self._keys:
+            self._check_key(keys)
+        raise ProblemError(
+            "not_allowed",
+            "No route lets a CONNECT tunnel through to this place; no token could be attached in one.",
+            next_step="Ask by http:// through this proxy, or by a route's path, to have a token attached.",
+        )
 
     def _learn(self, name: bytes) -> int:
         """The kind of a field name that is new in this spelling."""
