@@ -31,7 +31,7 @@ from tokenproxy.admin.operations import LoginOperations
 from tokenproxy.admin.server import Running, serve_tcp, serve_unix
 from tokenproxy.admin.token import AdminToken, file_token
 from tokenproxy.config import Config, StoreSettings
-from tokenproxy.core.interfaces import Accounts, Clock, Logins, Store, TokenOrigins
+from tokenproxy.core.interfaces import Accounts, Clock, Logins, Spool, Store, TokenOrigins
 from tokenproxy.core.login import mode_of
 from tokenproxy.core.provider import CallbackMode
 from tokenproxy.core.routes import RouteTable
@@ -100,6 +100,7 @@ class App:
         self._changing = asyncio.Lock()
         self._started = self.clock.monotonic()
         self.store: Store
+        self._spool: Spool
         self.source: Source
         self.accounts: Accounts
         self.state: LoginState
@@ -116,12 +117,14 @@ class App:
         check_keys(config)
         self.store = await _open_store(config.store, self._environ, self.metrics)
         self._stack.push_async_callback(self.store.close)
+        self._spool = await _open_spool(config.store, self._environ)
         self._take_admin_token(await asyncio.to_thread(admin_token, config))
         endpoint = Endpoint(_provider_tls, origins=_origins(config, self._environ))
         self._stack.push_async_callback(endpoint.close)
         self.source = Source(
             config.accounts,
             store=self.store,
+            spool=self._spool,
             endpoint=endpoint,
             clock=self.clock,
             metrics=self.metrics,
@@ -130,6 +133,7 @@ class App:
             jitter=_jitter,
         )
         self._stack.push_async_callback(self.source.close)
+        await self.source.restore()
         await self.source.start()  # renewals in doubt are repeated first: the provider's grace is short
         self.accounts = OperatorAccounts(
             self.source,
@@ -237,6 +241,26 @@ class App:
         """End the drain now; renewals that were sent still end."""
         await self._plane.close(drain=0)
 
+    async def tell_losses(self) -> None:
+        """Raises ``StoreError`` where the process ends with the only copy of a token set."""
+        missing = set(self.source.unstored_names)
+        if not missing:
+            return
+        with suppress(StoreError):
+            spooled = missing & {kept.claim.account for kept in await self._spool.waiting()}
+            missing -= spooled
+            for name in sorted(spooled):
+                log.event(_log, "spool_left", account=name)
+        if not missing:
+            return
+        names = sorted(missing)
+        whose = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise StoreError(
+            f"neither the store nor the spool took the newest tokens of {whose}, so that they are gone with this process",
+            next_step=f"see that {self.config.store.path} can be written, then: "
+            f"tokenproxy import {names[0]} < answer.json",
+        )
+
     async def _drain(self) -> None:
         await self._plane.close(drain=self.config.deadlines.drain)
 
@@ -270,7 +294,7 @@ class App:
 
     async def rotate_keys(self) -> dict[str, Any]:
         async with self._changing:
-            return await rotate_keys(self.store, self.config.store, self._environ)
+            return await rotate_keys(self.store, self._spool, self.config.store, self._environ)
 
     async def info(self) -> dict[str, Any]:
         return {
@@ -341,21 +365,7 @@ async def serve(config: Config, *, environ: Mapping[str, str], on_ready: Callabl
         await app.close()
         await tasks.finish(patience=0)
         log.event(_log, "stopped")
-    _tell_losses(app)
-
-
-def _tell_losses(app: App) -> None:
-    """Raises ``StoreError`` where the process ends with the only copy of a token set."""
-    if not app.source.unstored:
-        return
-    known = ((name, app.source.entry(name)) for name in app.config.accounts)
-    names = [name for name, entry in known if entry is not None and entry.unstored is not None]
-    whose = ", ".join(names) or f"{app.source.unstored} logins"
-    raise StoreError(
-        f"the store never took the newest tokens of {whose}, so that they are gone with this process",
-        next_step=f"see that {app.config.store.path} can be written, then: "
-        f"tokenproxy import {names[0] if names else 'ACCOUNT'} < answer.json",
-    )
+    await app.tell_losses()
 
 
 def run(config: Config, *, environ: Mapping[str, str], on_ready: Callable[[App], None]) -> None:
@@ -402,6 +412,7 @@ class OperatorFace:
     _client: AdminClient | None
     _desk: Logins | None
     _store: Store | None
+    _spool: Spool | None
     _config: Config
     _environ: Mapping[str, str] = field(repr=False)
 
@@ -410,7 +421,8 @@ class OperatorFace:
         if self._client is not None:
             return await self._client.rotate_keys()
         assert self._store is not None  # noqa: S101 - one of the two is there
-        return await rotate_keys(self._store, self._config.store, self._environ)
+        assert self._spool is not None  # noqa: S101 - it comes with the store
+        return await rotate_keys(self._store, self._spool, self._config.store, self._environ)
 
     async def reload(self) -> dict[str, Any]:
         """Raises ``NotRunningError`` without a ``serve``, ``ConfigError`` for a bad file."""
@@ -467,6 +479,7 @@ async def operations(
         _client=client,
         _desk=None,
         _store=None,
+        _spool=None,
         _config=config,
         _environ=environ,
     )
@@ -479,13 +492,16 @@ async def _offline(
     metrics, clock = Metrics(), SystemClock()
     if create or stores.store_exists(config.store.url):
         store = await _open_store(config.store, environ, metrics)
+        spool = await _open_spool(config.store, environ)
     else:
         store = await stores.open_store("memory:", [])
+        spool = stores.open_spool("memory:", [], [])
     try:
         endpoint = Endpoint(_provider_tls, origins=_origins(config, environ))
         source = Source(
             config.accounts,
             store=store,
+            spool=spool,
             endpoint=endpoint,
             clock=clock,
             metrics=metrics,
@@ -499,6 +515,7 @@ async def _offline(
             lambda: config, source=source, store=store, endpoint=endpoint, clock=clock, accounts=accounts
         )
         try:
+            await source.restore()
             yield OperatorFace(
                 running=False,
                 accounts=accounts,
@@ -506,6 +523,7 @@ async def _offline(
                 _client=None,
                 _desk=logins,
                 _store=store,
+                _spool=spool,
                 _config=config,
                 _environ=environ,
             )
@@ -588,7 +606,9 @@ async def key_id(config: Config, environ: Mapping[str, str]) -> str:
     return stores.key_id(keys[0])
 
 
-async def rotate_keys(store: Store, settings: StoreSettings, environ: Mapping[str, str]) -> dict[str, Any]:
+async def rotate_keys(
+    store: Store, spool: Spool, settings: StoreSettings, environ: Mapping[str, str]
+) -> dict[str, Any]:
     """
     Seal every row anew under the first key; a single key file gets a new first key, and loses the old at the end.
 
@@ -599,10 +619,12 @@ async def rotate_keys(store: Store, settings: StoreSettings, environ: Mapping[st
         await asyncio.to_thread(stores.rotate_key_file, only)
     keys = await asyncio.to_thread(configs.read_keys, settings, environ)
     await store.use_keys(keys)
-    resealed = await store.reseal()
+    spool.use_keys(keys)
+    resealed = await store.reseal() + await spool.reseal()
     if only is not None:
         await asyncio.to_thread(stores.finish_key_file, only)
         await store.use_keys(keys[:1])
+        spool.use_keys(keys[:1])
     log.event(_log, "key_rotated", resealed=resealed, key_id=stores.key_id(keys[0]))
     return {"resealed": resealed, "key_id": stores.key_id(keys[0])}
 
@@ -611,6 +633,11 @@ async def _open_store(settings: StoreSettings, environ: Mapping[str, str], metri
     _make_first_key(settings)
     keys = await asyncio.to_thread(configs.read_keys, settings, environ)
     return await stores.open_store(settings.url, keys, metrics=metrics.store)
+
+
+async def _open_spool(settings: StoreSettings, environ: Mapping[str, str]) -> Spool:
+    keys = await asyncio.to_thread(configs.read_keys, settings, environ)
+    return stores.open_spool(settings.url, keys, stores.spool_folders(settings.path, settings.spool))
 
 
 def _make_first_key(settings: StoreSettings) -> None:

@@ -76,6 +76,8 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "login_failed": Kind(_WARNING, "A login ended without tokens, for `reason`."),
     # the store
     "store_failed": Kind(_ERROR, "The store could not be read or written."),
+    "spool_failed": Kind(_ERROR, "The spool failed too: a token set that the store does not take is in memory alone."),
+    "spool_left": Kind(_WARNING, "The process ends before the store took a token set; the next start gives it to the store."),
     "store_recovered": Kind(_INFO, "The store works again."),
     "key_created": Kind(_INFO, "A new key file was made; without a copy of it stored logins cannot be opened."),
     "key_rotated": Kind(_INFO, "Every row is sealed under the first key of the list."),

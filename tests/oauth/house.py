@@ -16,7 +16,7 @@ from typing import Any, Self, cast
 from tests.simulators import Changes, FakeClock, PlainProvider
 from tests.simulators import Provider as Simulator
 from tokenproxy.config import Origins, presets
-from tokenproxy.core.interfaces import Record, Store
+from tokenproxy.core.interfaces import Record, Spool, Store
 from tokenproxy.core.provider import Account, ClientAuth, Provider, Registration, Validate
 from tokenproxy.core.replies import read_import
 from tokenproxy.core.settings import MIB, RenewPolicy
@@ -28,7 +28,7 @@ from tokenproxy.oauth.endpoint import Endpoint
 from tokenproxy.oauth.entry import Entry
 from tokenproxy.oauth.source import Source
 from tokenproxy.proxy.tls import tls_context
-from tokenproxy.stores import open_store
+from tokenproxy.stores import open_spool, open_store
 
 KEY = bytes(range(32))
 ROUTE = "books"
@@ -114,12 +114,14 @@ class House:
         self.accounts = dict(accounts or {"books": table(simulator, provider=profile(simulator, **changes))})
         self.metrics = Metrics()
         self._url = f"sqlite:{path}" if path else "memory:"
+        self._spool = path.with_name("spool") if path else Path()
         self._cache = cache
         self._jitter = jitter
         self._timeout = timeout
         self._start = start
         self._stack = AsyncExitStack()
         self.store: Unreliable
+        self.spool: Spool
         self.source: Source
         self.operator: OperatorAccounts
 
@@ -127,6 +129,7 @@ class House:
         store = await open_store(self._url, [KEY], metrics=self.metrics.store)
         self._stack.push_async_callback(store.close)
         self.store = Unreliable(store)
+        self.spool = open_spool(self._url, [KEY], [self._spool])
         endpoint = Endpoint(
             tls_context,
             origins=Origins(base=Path("/"), environ=os.environ),
@@ -137,6 +140,7 @@ class House:
         self.source = Source(
             self.accounts,
             store=cast("Store", self.store),
+            spool=self.spool,
             endpoint=endpoint,
             clock=self.clock,
             metrics=self.metrics,
@@ -153,6 +157,7 @@ class House:
             accounts=lambda: self.accounts,
         )
         if self._start:
+            await self.source.restore()
             await self.source.start()
         return self
 

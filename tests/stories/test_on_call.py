@@ -9,8 +9,10 @@ import signal
 import time
 from pathlib import Path
 
-from tests.simulators import Api, PlainProvider, write_config
-from tests.stories.serving import PATIENCE, Serve, calling, command, imported, serving
+import pytest
+
+from tests.simulators import Api, AskaraProvider, PlainProvider, write_config
+from tests.stories.serving import PATIENCE, Serve, calling, command, imported, serving, status_of
 
 JSON_LOG = '[log]\nformat = "json"\n'
 
@@ -18,6 +20,11 @@ JSON_LOG = '[log]\nformat = "json"\n'
 def disk_full(serve: Serve) -> None:
     """No file may grow any more: what a full disk looks like to a process, without needing root."""
     resource.prlimit(serve.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+
+def store_full(serve: Serve) -> None:
+    """Files of ours may reach 4 KiB: a spooled token set fits, and the store's log is longer already."""
+    resource.prlimit(serve.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 
 
 def disk_has_room(serve: Serve) -> None:
@@ -59,6 +66,41 @@ async def test_a_store_that_takes_no_token_is_told_by_status_and_by_the_exit_cod
             assert "books" in last[0]
             assert "import books" in last[1]
             assert not provider.leaks(serve.written)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+async def test_what_the_store_did_not_take_is_there_after_a_crash(
+    end: signal.Signals, tmp_path: Path
+) -> None:
+    """The provider is strict: whoever sends the spent refresh token again loses the login."""
+    async with AskaraProvider() as provider, Api(provider) as api:
+        config = write_config(tmp_path, provider, api, extra=JSON_LOG)
+        async with serving(config) as serve, calling() as caller:
+            await imported(config, "books", provider.new_grant())
+            provider.revoke_all_access()
+            provider.gate, provider.hold = asyncio.Event(), "after"
+            asking = asyncio.ensure_future(caller.get(f"{serve.url}/books/x"))
+            await provider.token_call_arrived()
+            store_full(serve)
+            provider.gate.set()
+            async with await asking as answer:
+                assert answer.status == 200
+            code = await serve.stop(end)
+            assert code == (-signal.SIGKILL if end is signal.SIGKILL else 0)
+            if end is signal.SIGTERM:
+                assert (await serve.told("spool_left"))["account"] == "books"
+
+        provider.gate = None
+        async with serving(config) as serve, calling() as caller:
+            async with caller.get(f"{serve.url}/books/x") as answer:
+                assert answer.status == 200
+            provider.revoke_all_access()
+            async with caller.get(f"{serve.url}/books/x") as answer:
+                assert answer.status == 200
+            assert (await status_of(config, "books"))["generation"] == 3
+            assert await serve.stop() == 0
+        assert (provider.token_calls, provider.reuses) == (2, 0)
+        assert not provider.leaks(serve.written)
 
 
 async def test_when_the_disk_has_room_again_everything_mends_by_itself(tmp_path: Path) -> None:

@@ -365,6 +365,7 @@ class Store(Table):
     url: Text = "sqlite:tokenproxy.db"
     key: KeySources | None = _depends()
     cache: Annotated[Bytes, AfterValidator(_size_from(settings.MIB, "1 MiB"))] = 64 * settings.MIB
+    spool: Text | None = _depends()
 
 
 class TLS(Table):

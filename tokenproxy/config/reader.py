@@ -334,7 +334,12 @@ def _store(table: Store, reading: Reading) -> values.StoreSettings:
         beside = path.parent / "tokenproxy.key"
         keys = (_key_spec(f"file:{beside}", ("store", "key"), reading),)
     return values.StoreSettings(
-        url=f"sqlite:{path}", path=path, keys=keys, base=reading.base, cache=table.cache
+        url=f"sqlite:{path}",
+        path=path,
+        keys=keys,
+        base=reading.base,
+        cache=table.cache,
+        spool=reading.base / table.spool if table.spool else None,
     )
 
 

@@ -71,6 +71,8 @@ class StoreSettings:
     """The config file's folder, where a ``cmd:`` runs."""
     cache: int = 64 * MIB
     """Bytes of opened token sets kept in memory."""
+    spool: Path | None = None
+    """A folder for token sets that the store does not take; None: one beside the store, and one on another path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,6 +123,18 @@ class Claim:
     """UTC; the mark of an earlier renewal whose answer nobody got."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unstored:
+    """A token set that a provider issued and the store has not taken yet."""
+
+    claim: Claim
+    bound_to: str
+    tokens: TokenSet = field(repr=False)
+    previous: str | None = field(repr=False)
+    """The refresh token that was spent for it; None: none was."""
+    standing: Standing
+
+
 MOST_STATE: Final = 256
 """Values that one name may have at once."""
 
@@ -243,6 +255,29 @@ class Store(Protocol):
         """Raise ``StoreError`` unless the store can be read and written now."""
 
     async def close(self) -> None: ...
+
+
+class Spool(Protocol):
+    """
+    Where what the store does not take waits for it, out of a crash's reach; one token set for each account.
+
+    Every method is one durable step of at most a few seconds. Raises ``StoreError``.
+    """
+
+    async def put(self, kept: Unstored) -> None:
+        """In the place of what waits for this account."""
+
+    async def drop(self, account: str) -> None:
+        """The store has taken it, or something else took its place; nothing to do where nothing waits."""
+
+    async def waiting(self) -> Sequence[Unstored]:
+        """Raises ``SealError`` where one does not open: without it a spent refresh token would be sent."""
+
+    def use_keys(self, keys: Sequence[bytes]) -> None:
+        """As ``Store.use_keys``."""
+
+    async def reseal(self) -> int:
+        """Seal all that waits anew under the first key; how many were."""
 
 
 class TokenOrigins(Protocol):

@@ -1,26 +1,30 @@
-"""What providers issued and the store has not taken yet: written again and again until it does."""
+"""What providers issued and the store has not taken yet: offered again and again until it does, and kept in the spool."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from tokenproxy import log
-from tokenproxy.core.interfaces import Clock, Store
+from tokenproxy.core.interfaces import Clock, Spool, Store, Unstored
 from tokenproxy.core.schedule import backoff
 from tokenproxy.errors import StoreError
-from tokenproxy.oauth.entry import Entry, Unstored
+from tokenproxy.oauth.entry import Entry
 from tokenproxy.oauth.tasks import Tasks
 
 _log = logging.getLogger("tokenproxy.oauth")
 
 
 class Backlog:
-    """Entries whose newest pair is in memory alone; they stay known here when the config drops the account."""
+    """Entries whose newest pair the store does not have; they stay known here when the config drops the account."""
 
-    def __init__(self, *, store: Store, clock: Clock, tasks: Tasks, jitter: Callable[[], float]) -> None:
+    def __init__(
+        self, *, store: Store, spool: Spool, clock: Clock, tasks: Tasks, jitter: Callable[[], float]
+    ) -> None:
         self._store = store
+        self._spool = spool
         self._clock = clock
         self._tasks = tasks
         self._jitter = jitter
@@ -29,6 +33,9 @@ class Backlog:
 
     def __contains__(self, account: str) -> bool:
         return account in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
 
     def __len__(self) -> int:
         """0 is the only good value."""
@@ -39,35 +46,73 @@ class Backlog:
         self._entries[entry.name] = entry
         self._tasks.start(self._store_later(entry), name=f"store {entry.name}")
 
-    def forget(self, account: str) -> None:
+    async def forget(self, account: str) -> None:
         """An import or a logout took the place of what was to be written."""
-        self._entries.pop(account, None)
+        if self._entries.pop(account, None) is not None:
+            await self._drop(account)
+
+    async def restore(self) -> Sequence[Unstored]:
+        """
+        Give the store what an earlier process left in the spool; those that it does not take now either.
+
+        Before anything is renewed, since what the store has of these logins is spent. Raises ``StoreError`` where
+        nobody can tell what is in the spool.
+        """
+        left = []
+        for kept in await self._spool.waiting():
+            try:
+                taken = await self._given(kept)
+            except StoreError as error:
+                log.event(_log, "store_failed", account=kept.claim.account, detail=error.message)
+                left.append(kept)
+                continue
+            await self._drop(kept.claim.account)
+            if taken:
+                self._tell_taken(kept)
+        return left
 
     def close(self) -> None:
         """Try once more, now, and then no longer."""
         self._closing.set()
+
+    async def _given(self, kept: Unstored) -> bool:
+        """Whether the store has it now; False: an import, a logout or another process came after it."""
+        account, tokens, now = kept.claim.account, kept.tokens, self._clock.now()
+        record = await self._store.load(account)
+        if record is None:  # another store than the one that did not take it
+            tokens = replace(tokens, generation=1)
+        elif record.tokens is None or record.generation > kept.claim.generation:
+            return False
+        elif await self._commit(kept):
+            return True
+        return await self._store.adopt(
+            account, tokens, bound_to=kept.bound_to, standing=kept.standing, now=now
+        )
+
+    async def _commit(self, kept: Unstored) -> bool:
+        return await self._store.commit(
+            kept.claim,
+            kept.tokens,
+            previous=kept.previous,
+            standing=kept.standing,
+            now=self._clock.now(),
+        )
 
     async def _store_later(self, entry: Entry) -> None:
         fails = 1
         while (kept := entry.unstored) is not None:
             await self._pause(backoff(fails, jitter=self._jitter()).total_seconds())
             try:
-                stored = await self._store.commit(
-                    kept.claim,
-                    kept.tokens,
-                    previous=kept.previous,
-                    standing=kept.standing,
-                    now=self._clock.now(),
-                )
+                stored = await self._commit(kept)
             except StoreError as error:
                 fails += 1
                 log.event(_log, "store_failed", account=entry.name, detail=error.message, fails=fails)
                 if self._closing.is_set():
                     return
                 continue
-            self._taken(entry, kept)
+            await self._taken(entry, kept)
             if stored:  # else an import or a logout has taken its place
-                log.event(_log, "store_recovered", account=entry.name, generation=kept.tokens.generation)
+                self._tell_taken(kept)
 
     async def _pause(self, seconds: float) -> None:
         """Until then, or until the process is about to end."""
@@ -77,9 +122,20 @@ class Backlog:
         closing.cancel()
         pause.cancel()
 
-    def _taken(self, entry: Entry, kept: Unstored) -> None:
+    async def _taken(self, entry: Entry, kept: Unstored) -> None:
         entry.unstored = None
-        if self._entries.get(entry.name) is entry:
-            del self._entries[entry.name]
         if entry.tokens is kept.tokens:
             entry.settled = kept.previous is None  # what ``worked`` said before was not for the store's row
+        if self._entries.get(entry.name) is entry:
+            del self._entries[entry.name]
+            await self._drop(entry.name)
+
+    async def _drop(self, account: str) -> None:
+        """A file that stays is no harm: its generation tells the next start that the store has it."""
+        try:
+            await self._spool.drop(account)
+        except StoreError as error:
+            log.event(_log, "spool_failed", account=account, detail=error.message, next_step=error.next_step)
+
+    def _tell_taken(self, kept: Unstored) -> None:
+        log.event(_log, "store_recovered", account=kept.claim.account, generation=kept.tokens.generation)

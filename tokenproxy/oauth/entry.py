@@ -11,9 +11,9 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Final
 
-from tokenproxy.core.account import Reason, Standing, State
+from tokenproxy.core.account import Reason, State
 from tokenproxy.core.grants import can_renew, traits_of
-from tokenproxy.core.interfaces import Claim, Clock, KeepAnswer, Record
+from tokenproxy.core.interfaces import Claim, Clock, KeepAnswer, Record, Unstored
 from tokenproxy.core.provider import ACCESS_TOKEN, Account, table_of
 from tokenproxy.core.schedule import due_at, margin, next_hold
 from tokenproxy.core.settings import RenewPolicy
@@ -22,16 +22,6 @@ from tokenproxy.errors import AccountError
 
 Outcome = TokenSet | KeepAnswer | AccountError
 """What a renewal comes to; an error is given back and not raised, since nobody may be waiting for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unstored:
-    """A token set that the provider issued and the store has not taken yet."""
-
-    claim: Claim
-    tokens: TokenSet
-    previous: str | None
-    standing: Standing
 
 
 _BESIDE: Final = 1100

@@ -19,7 +19,7 @@ from typing import Any, Final
 from tokenproxy import log
 from tokenproxy.core.account import Event, Reason, Standing, State, advance
 from tokenproxy.core.grants import Ask, renewal, traits_of
-from tokenproxy.core.interfaces import Claim, Clock, KeepAnswer, Store
+from tokenproxy.core.interfaces import Claim, Clock, KeepAnswer, Spool, Store, Unstored
 from tokenproxy.core.provider import Account
 from tokenproxy.core.replies import Answer, Failure, Granted, without
 from tokenproxy.core.schedule import LIVE_FOR, MISCONFIGURED_PAUSE, backoff
@@ -33,7 +33,7 @@ from tokenproxy.errors import (
 )
 from tokenproxy.metrics import AccountMetrics
 from tokenproxy.oauth.endpoint import AnswerLostError, Endpoint, NotSentError
-from tokenproxy.oauth.entry import Entry, Outcome, Unstored
+from tokenproxy.oauth.entry import Entry, Outcome
 from tokenproxy.oauth.refusals import next_step, refusal_of, sentence
 
 LEASE: Final = timedelta(seconds=30)
@@ -87,6 +87,7 @@ class Journal:
         self,
         *,
         store: Store,
+        spool: Spool,
         endpoint: Endpoint,
         clock: Clock,
         jitter: Callable[[], float],
@@ -94,6 +95,7 @@ class Journal:
     ) -> None:
         """``jitter`` gives numbers from -1 to 1; ``on_slow_down`` hears how many seconds a provider asks us to wait."""
         self._store = store
+        self._spool = spool
         self._endpoint = endpoint
         self._clock = clock
         self._jitter = jitter
@@ -245,10 +247,11 @@ class Journal:
         try:
             stored = await self._store.commit(claim, tokens, previous=previous, standing=standing, now=now)
         except StoreError as error:
-            # The only copy of a rotated token is in memory now. It is used, since refusing to would help nobody, and
-            # written again and again by ``Source`` until the store takes it.
+            # It is used all the same, since refusing to would help nobody, and ``Backlog`` offers it to the store until
+            # that takes it.
             self._store_failed(entry, error)
-            entry.unstored = Unstored(claim, tokens, previous, standing)
+            entry.unstored = Unstored(claim, entry.bound_to, tokens, previous, standing)
+            await self._to_spool(entry.unstored)
             stored = True
         if not stored:
             return False
@@ -257,6 +260,19 @@ class Journal:
         entry.renewed_at = now
         entry.in_doubt = False
         return True
+
+    async def _to_spool(self, kept: Unstored) -> None:
+        """Out of a crash's reach before anybody sees it; where even that fails, memory has the only copy."""
+        try:
+            await self._spool.put(kept)
+        except StoreError as error:
+            log.event(
+                _log,
+                "spool_failed",
+                account=kept.claim.account,
+                detail=error.message,
+                next_step=error.next_step,
+            )
 
     async def _fail(self, entry: Entry, claim: Claim, failure: Failure, *, doubt: bool) -> Outcome:
         """Record why there are no new tokens; the old ones stay where they are."""

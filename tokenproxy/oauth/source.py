@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar, cast
 from tokenproxy import log
 from tokenproxy.core.account import AT_EASE, Event, Reason, Standing, State, advance
 from tokenproxy.core.grants import traits_of
-from tokenproxy.core.interfaces import Clock, KeepAnswer, Record, Store
+from tokenproxy.core.interfaces import Clock, KeepAnswer, Record, Spool, Store, Unstored
 from tokenproxy.core.provider import Account, is_login, table_of
 from tokenproxy.core.schedule import MISCONFIGURED_PAUSE, margin
 from tokenproxy.core.settings import MIB, RenewPolicy
@@ -72,6 +72,7 @@ class Source:
         accounts: Mapping[str, Account],
         *,
         store: Store,
+        spool: Spool,
         endpoint: Endpoint,
         clock: Clock,
         metrics: Metrics,
@@ -92,7 +93,12 @@ class Source:
         self._tasks = Tasks()
         self._ceilings = Ceilings(concurrent=self._policy.concurrent, clock=clock, tasks=self._tasks)
         self._journal = Journal(
-            store=store, endpoint=endpoint, clock=clock, jitter=jitter, on_slow_down=self._ceilings.pause
+            store=store,
+            spool=spool,
+            endpoint=endpoint,
+            clock=clock,
+            jitter=jitter,
+            on_slow_down=self._ceilings.pause,
         )
         self._entries = Entries(room=cache)
         self._census = Census()
@@ -102,7 +108,7 @@ class Source:
         """Counts them, so that a load that began before a logout does not bring the tokens back."""
         self._looking: asyncio.Task[None] | None = None
         self._keep_alive = KeepAlive(store=store, clock=clock, jitter=jitter)
-        self._backlog = Backlog(store=store, clock=clock, tasks=self._tasks, jitter=jitter)
+        self._backlog = Backlog(store=store, spool=spool, clock=clock, tasks=self._tasks, jitter=jitter)
 
     # -- what the data plane asks (core.interfaces.TokenSource) --------------------------------------------------
 
@@ -197,8 +203,17 @@ class Source:
 
     # -- what ``app`` asks ---------------------------------------------------------------------------------------
 
+    async def restore(self) -> None:
+        """Take back what an earlier process could not store. Raises ``StoreError`` where nobody can tell what."""
+        for kept in await self._backlog.restore():
+            if table_of(kept.claim.account) not in self._accounts:
+                continue  # it stays where it is, until the config knows the account again
+            entry = self._put(_restored(kept), kept.tokens)
+            entry.unstored = kept
+            self._backlog.add(entry)
+
     async def start(self) -> None:
-        """Count the states of what is stored, and begin at once to repeat renewals that are in doubt."""
+        """After ``restore``: count the states of what is stored, and begin to repeat renewals that are in doubt."""
         self._census.begin(await self._store.tally())
         for account in await self._store.in_doubt():
             if table_of(account) in self._accounts:
@@ -311,6 +326,10 @@ class Source:
     def unstored(self) -> int:
         """Token sets that a provider issued and the store has not taken; 0 is the only good value."""
         return len(self._backlog)
+
+    @property
+    def unstored_names(self) -> Sequence[str]:
+        return list(self._backlog)
 
     def gauges(self) -> list[AccountGauge]:
         """One for each account of the config."""
@@ -612,7 +631,7 @@ class Source:
             now = self._clock.now()
             standing = advance(record.standing if record is not None else Standing(), Event.ADOPTED, now=now)
             if await self._store.adopt(account, tokens, bound_to=bound_to, standing=standing, now=now):
-                self._backlog.forget(account)
+                await self._backlog.forget(account)
                 self._put(_adopted(account, bound_to, tokens, standing), tokens)
                 log.event(_log, "token_imported", account=account, generation=tokens.generation)
                 return tokens
@@ -634,7 +653,7 @@ class Source:
         if not traits_of(self._spec(account)).person:
             standing = AT_EASE
         found = await self._store.forget(account, standing=standing)
-        self._backlog.forget(account)
+        await self._backlog.forget(account)
         self._entries.drop(account)
         self._census.restate(account, standing.state)
         log.event(_log, "account_forgotten", account=account)
@@ -662,6 +681,18 @@ def _adopted(account: str, bound_to: str, tokens: TokenSet, standing: Standing) 
         tokens=tokens,
         standing=standing,
         renewed_at=standing.since,
+    )
+
+
+def _restored(kept: Unstored) -> Record:
+    return Record(
+        account=kept.claim.account,
+        bound_to=kept.bound_to,
+        generation=kept.tokens.generation,
+        tokens=kept.tokens,
+        standing=kept.standing,
+        renewed_at=kept.standing.since,
+        previous=kept.previous,
     )
 
 

@@ -6,21 +6,24 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tokenproxy.core.interfaces import Store
+from tokenproxy.core.interfaces import Spool, Store
 from tokenproxy.errors import StoreError
 from tokenproxy.metrics import StoreMetrics
 from tokenproxy.stores.cipher import key_id, new_key, parse_keys
 from tokenproxy.stores.keyfile import create_key_file, finish_key_file, read_key_file, rotate_key_file
+from tokenproxy.stores.spool import FileSpool, spool_folders
 
 __all__ = [
     "create_key_file",
     "finish_key_file",
     "key_id",
     "new_key",
+    "open_spool",
     "open_store",
     "parse_keys",
     "read_key_file",
     "rotate_key_file",
+    "spool_folders",
     "store_exists",
     "store_path",
 ]
@@ -42,6 +45,15 @@ async def open_store(url: str, keys: Sequence[bytes], *, metrics: StoreMetrics |
             next_step="set store.url, for example to sqlite:tokenproxy.db",
         )
     return await opener(rest, keys, metrics or StoreMetrics())
+
+
+def open_spool(url: str, keys: Sequence[bytes], folders: Sequence[Path]) -> Spool:
+    """Beside the store of this url, which is bound into what it keeps; a store in memory has one in memory."""
+    if url.startswith("memory:"):
+        from tokenproxy.stores.memory import MemorySpool
+
+        return MemorySpool()
+    return FileSpool(folders, keys, store=url)
 
 
 def store_path(url: str) -> Path | None:

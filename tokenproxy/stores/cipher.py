@@ -29,12 +29,13 @@ PREFIX_BYTES: Final = 5
 _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
 
-Kind = Literal["tokens", "previous", "state", "check"]
+Kind = Literal["tokens", "previous", "state", "spool", "check"]
 
 _WHAT: Final[dict[Kind, str]] = {
     "tokens": "the tokens of account {account}",
     "previous": "the previous refresh token of account {account}",
     "state": "the state {path} of account {account}",
+    "spool": "the spooled token set",
     "check": "the store",
 }
 
@@ -48,7 +49,7 @@ class Place:
     generation: int
     kind: Kind
     path: str = ""
-    """Of a piece of state; all else has none."""
+    """Of a piece of state, or the name of a spooled file; all else has none."""
 
     def __str__(self) -> str:
         return _WHAT[self.kind].format(account=self.account, path=self.path)
@@ -116,7 +117,9 @@ class Cipher:
 
 def _altered(place: Place) -> SealError:
     step = f"tokenproxy login {place.account}" if place.account else "restore the store from a backup"
-    if place.path:
+    if place.kind == "spool":
+        step = "delete the file, start tokenproxy, and log in again whose login then needs it"
+    elif place.path:
         step = "put it anew, or drop it, over the admin API"
     return SealError(
         f"{place} cannot be opened: altered, or put there from another row, an older time or another store",

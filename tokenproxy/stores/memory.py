@@ -10,7 +10,7 @@ from operator import attrgetter
 from types import MappingProxyType
 
 from tokenproxy.core.account import Standing, State
-from tokenproxy.core.interfaces import MOST_STATE, Claim, Idle, Record, StateValue, Summary
+from tokenproxy.core.interfaces import MOST_STATE, Claim, Idle, Record, StateValue, Summary, Unstored
 from tokenproxy.core.provider import table_of
 from tokenproxy.core.tokens import TokenSet
 
@@ -252,3 +252,25 @@ def _summary(row: _Row) -> Summary:
         renewed_at=row.renewed_at,
         has_tokens=row.tokens is not None,
     )
+
+
+class MemorySpool:
+    """``core.interfaces.Spool`` for a store that a crash takes away as well."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Unstored] = {}
+
+    async def put(self, kept: Unstored) -> None:
+        self._kept[kept.claim.account] = kept
+
+    async def drop(self, account: str) -> None:
+        self._kept.pop(account, None)
+
+    async def waiting(self) -> Sequence[Unstored]:
+        return list(self._kept.values())
+
+    def use_keys(self, keys: Sequence[bytes]) -> None:
+        """Nothing is sealed."""
+
+    async def reseal(self) -> int:
+        return 0
