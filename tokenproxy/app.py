@@ -718,6 +718,7 @@ def _origins(config: Config, environ: Mapping[str, str]) -> TokenOrigins:
 def _hide_secrets(config: Config) -> None:
     secrets: Iterable[str] = (
         *(secret for account in config.accounts.values() for secret in account.secrets),
+        *(secret for route in config.routes for secret in route.secrets),
         *config.server.caller_keys,
     )
     for secret in secrets:

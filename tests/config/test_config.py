@@ -308,6 +308,7 @@ def example(tmp_path: Path, *, whole: bool) -> Config:
             "ACME_SECRET": "y",
             "ACME_PASSWORD": "z",
             "ADMIN_TOKEN": "a" * 16,
+            "ACME_API_KEY": "k",
         },
     )
 
@@ -450,3 +451,16 @@ def test_what_a_machine_asks_with(tmp_path: Path) -> None:
     }
     assert dict(account.presented) == {"subject_token": "file:not-there-yet", "actor_token": "env:ACTOR"}
     assert account.bound_to.startswith("token_exchange https://api-staging.deskera.xyz:443 cl_pub_1234 ")
+
+
+def test_a_header_may_be_a_secret(tmp_path: Path) -> None:
+    """Which is then hidden like any other, and shows in no repr."""
+    text = (
+        GOOD
+        + 'request_headers = { set = { "X-Api-Key" = "env:KEY", "X-Tenant" = "acme" }, remove = ["Cookie"] }\n'
+    )
+    (route,) = read(text, tmp_path, {"KEY": "planted-8f3a"}).routes
+
+    assert route.request_headers.replaced == (("X-Api-Key", "planted-8f3a"), ("X-Tenant", "acme"))
+    assert route.secrets == ("planted-8f3a",)
+    assert "planted-8f3a" not in repr(route)

@@ -79,6 +79,9 @@ TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 """A field name or a method (RFC 9110 section 5.6.2)."""
 FIELD_VALUE: Final = re.compile(r"[!-~](?:[ \t!-~]*[!-~])?")
 """A field value without what needs no quoting but confuses somebody: control characters and bytes beyond ASCII."""
+HOST_HEADER: Final = re.compile(
+    r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?::[0-9]{1,5})?"
+)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -222,6 +225,15 @@ def _headers(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
+def _field_values(value: dict[str, str]) -> dict[str, str]:
+    """Text, or a secret's word, which is opened later."""
+    for name, text in value.items():
+        _header_name(name)
+        if not text.startswith(WORDS):
+            _header_value(text)
+    return value
+
+
 def _method(value: str) -> str:
     if not re.fullmatch(r"[A-Z]{3,20}", value) or value in {"CONNECT", "TRACE"}:
         raise ValueError(f'must be a method such as "GET" or "POST", got {shown(value)}')
@@ -278,6 +290,7 @@ Texts = Annotated[list[Text], Kind("list of text")]
 TextOrTexts = Annotated[list[Text], BeforeValidator(_as_list), Kind("text or list")]
 Words = Annotated[dict[str, TextOrEmpty], Kind("table of text")]
 Headers = Annotated[dict[str, str], AfterValidator(_headers), Kind("table of text")]
+FieldValues = Annotated[dict[str, str], AfterValidator(_field_values), Kind("table of text")]
 HeaderName = Annotated[str, AfterValidator(_header_name), Kind("text")]
 HeaderNameOrEmpty = Annotated[str, AfterValidator(_header_name_or_empty), Kind("text")]
 HeaderValueOrEmpty = Annotated[str, AfterValidator(_header_value_or_empty), Kind("text")]
@@ -421,6 +434,12 @@ class RouteReplay(Table):
     disk: Bytes | None = _depends()
 
 
+class HeaderTable(Table):
+    set_: FieldValues = Field(default={}, alias="set")
+    add: FieldValues = {}
+    remove: HeaderNames = []
+
+
 class TargetTable(Table):
     """One row of ``targets``."""
 
@@ -443,6 +462,11 @@ class RouteTable(Table):
     tls: TLS = TLS()
     in_flight: Count = 0
     insecure_http: Flag = False
+    request_headers: HeaderTable = HeaderTable()
+    answer_headers: HeaderTable = HeaderTable()
+    host_header: TextOrEmpty = ""
+    rewrite_location: Flag = False
+    rewrite_cookies: Flag = False
     allow: AllowList | None = None
     placeholders: Flag = False
     targets: Annotated[list[TargetTable], Kind("list of tables")] = []

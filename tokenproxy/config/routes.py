@@ -11,12 +11,22 @@ from urllib.parse import SplitResult
 
 from tokenproxy.config import addresses
 from tokenproxy.config.lines import Keys
-from tokenproxy.config.models import TOKEN, RouteTable, TargetTable, read
+from tokenproxy.config.models import (
+    FIELD_VALUE,
+    HOST_HEADER,
+    TOKEN,
+    HeaderTable,
+    RouteTable,
+    TargetTable,
+    read,
+)
 from tokenproxy.config.reading import Reading, tls_files
+from tokenproxy.config.secrets import WORDS
 from tokenproxy.config.words import did_you_mean, quoted, shown
 from tokenproxy.core import templates
 from tokenproxy.core.allow import Allow, Entry
 from tokenproxy.core.grants import traits_of
+from tokenproxy.core.headers import HeaderChanges
 from tokenproxy.core.provider import Account, Inject, Provider
 from tokenproxy.core.routes import Route, Target, Upstream, account_header, valid_sub
 from tokenproxy.core.settings import Limits, Replay, TLSFiles
@@ -37,7 +47,23 @@ _NEVER_PASSED: Final = frozenset(
 )
 """Hop-by-hop fields, and the key that callers prove themselves with: an upstream must not see it."""
 
-_NOT_WITH_TARGETS: Final = ("allow",)
+_NEVER_CHANGED: Final = _NEVER_PASSED | {
+    "content-length",
+    "expect",
+    "http2-settings",
+    "tokenproxy-error",
+    "via",
+}
+"""What frames a message, belongs to one connection, or says who made it; host has a key of its own."""
+_NOT_WITH_TARGETS: Final = (
+    "allow",
+    "request_headers",
+    "answer_headers",
+    "host_header",
+    "rewrite_location",
+    "rewrite_cookies",
+)
+_NOT_WITH_TEMPLATES: Final = ("host_header", "rewrite_location", "rewrite_cookies")
 
 Value = TypeVar("Value")
 
@@ -84,7 +110,9 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
     upstream = targets[0].upstream if targets else _upstream(table, keys, account, reading)
     _check_passed(table, keys, account, reading)
     _check_tokenless(table, keys, account, reading)
-    _check_policies(table, keys, reading)
+    _check_policies(table, keys, upstream, reading)
+    request_headers = _changes(table.request_headers, (*keys, "request_headers"), _ours(account), reading)
+    answer_headers = _changes(table.answer_headers, (*keys, "answer_headers"), frozenset(), reading)
     if prefix is None or host is None or upstream is None or account is None:
         return None
     return Route(
@@ -111,6 +139,11 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
         placeholders=table.placeholders,
         targets=targets,
         allow=_allow(table),
+        request_headers=request_headers,
+        answer_headers=answer_headers,
+        host_header=table.host_header,
+        rewrite_location=table.rewrite_location,
+        rewrite_cookies=table.rewrite_cookies,
         in_flight=table.in_flight,
     )
 
@@ -119,13 +152,77 @@ def _allow(table: RouteTable) -> Allow | None:
     return Allow(tuple(Entry.of(text) for text in table.allow)) if table.allow else None
 
 
-def _check_policies(table: RouteTable, keys: Keys, reading: Reading) -> None:
+def _check_policies(table: RouteTable, keys: Keys, upstream: Upstream | None, reading: Reading) -> None:
     """What is decided request by request is not for the X-Proxy form: its entries say what may be asked of whom."""
+    for name in _NOT_WITH_TEMPLATES:
+        if upstream is not None and upstream.template and getattr(table, name):
+            reading.report.problem((*keys, name), "needs an upstream that is the same for every login")
+    if table.host_header and not HOST_HEADER.fullmatch(table.host_header):
+        reading.report.problem(
+            (*keys, "host_header"),
+            f'must be a host such as "api.example.com", with a port or not, got {shown(table.host_header)}',
+        )
     for name in _NOT_WITH_TARGETS:
         if table.targets and name in table.model_fields_set:
             reading.report.problem(
                 (*keys, name), "is not for a route with targets, whose entries say what may be asked"
             )
+
+
+def _ours(account: Account | None) -> frozenset[str]:
+    """Fields, in lower case, that carry the token or go with it."""
+    if account is None:
+        return frozenset()
+    provider = account.provider
+    names = {provider.inject.header.lower(), *(name.lower() for name in provider.inject.headers)} - {""}
+    if provider.dpop:
+        names.add("dpop")
+    if Signals(when=provider.dead_when, unless=provider.dead_unless).by_body:
+        names.add("accept-encoding")
+    return frozenset(names)
+
+
+def _changes(table: HeaderTable, keys: Keys, ours: frozenset[str], reading: Reading) -> HeaderChanges:
+    secrets: list[str] = []
+
+    def opened(key: str, fields: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        return tuple(
+            (name, _field_value(text, (*keys, key, name), secrets, reading)) for name, text in fields.items()
+        )
+
+    for key, names in (("set", table.set_), ("add", table.add)):
+        for name in names:
+            _check_changed(name, (*keys, key, name), ours, reading)
+    for number, name in enumerate(table.remove):
+        _check_changed(name, (*keys, "remove", number), ours, reading)
+    return HeaderChanges(
+        replaced=opened("set", table.set_),
+        added=opened("add", table.add),
+        removed=tuple(table.remove),
+        secrets=tuple(secrets),
+    )
+
+
+def _check_changed(name: str, at: Keys, ours: frozenset[str], reading: Reading) -> None:
+    one = name.lower().replace("_", "-")
+    if one in ours:
+        reading.report.problem(at, f"{quoted(name)} is where our token goes, or goes with it")
+    elif one == "host":
+        reading.report.problem(at, "what the upstream sees as Host is host_header of the route")
+    elif one in _NEVER_CHANGED or one.startswith("proxy-"):
+        reading.report.problem(at, f"{quoted(name)} belongs to the connection, and cannot be changed")
+
+
+def _field_value(text: str, at: Keys, secrets: list[str], reading: Reading) -> str:
+    """The text, or the secret that it names, which joins ``secrets``."""
+    if not text.startswith(WORDS):
+        return text
+    value = reading.secret(text, at)
+    if value and not FIELD_VALUE.fullmatch(value):
+        reading.report.problem(at, "holds characters that a header cannot carry; use printable ASCII")
+    elif value:
+        secrets.append(value)
+    return value
 
 
 def _told(check: Callable[[str], Value], text: str, keys: Keys, reading: Reading) -> Value | None:

@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from tokenproxy.core.allow import Allow
+from tokenproxy.core.headers import UNCHANGED, HeaderChanges
 from tokenproxy.core.provider import EMPTY, Inject
 from tokenproxy.core.settings import Replay, TLSFiles
 from tokenproxy.core.signals import Signals
@@ -97,8 +98,21 @@ class Route:
     """Where requests of the ``X-Proxy-*`` form may go; such a route takes no others."""
     allow: Allow | None = None
     """Requests that are let through; None: all."""
+    request_headers: HeaderChanges = UNCHANGED
+    answer_headers: HeaderChanges = UNCHANGED
+    host_header: str = ""
+    """What the upstream sees as Host; empty: its own authority."""
+    rewrite_location: bool = False
+    """Addresses of the upstream in its answers are turned into the caller's."""
+    rewrite_cookies: bool = False
+    """So are the domain and path of its cookies."""
     in_flight: int = 0
     """Requests of this route at once; 0: only the limit over all."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What of this must show up in no text."""
+        return (*self.request_headers.secrets, *self.answer_headers.secrets)
 
 
 def resolved(upstream: Upstream, values: Mapping[str, str]) -> Upstream:

@@ -13,6 +13,7 @@ from tokenproxy.core.problems import BODY_NOT_REPLAYABLE
 from tokenproxy.proxy.card import canonical
 from tokenproxy.proxy.problem import upstream_invalid
 from tokenproxy.proxy.request import CHUNKED, KNOWN_NAMES, LONGEST_LENGTH
+from tokenproxy.proxy.revise import with_fields
 
 PLAIN, HOP, CONNECTION, LENGTH, ENCODING, DATE = range(6)
 
@@ -110,7 +111,7 @@ def without_token(message: RawResponseMessage, parameter: bytes) -> RawResponseM
     if not any(parameter in value for _, value in message.raw_headers):
         return message
     name = parameter.partition(b"=")[0] + b"="
-    return _with_fields(
+    return with_fields(
         message, tuple((field, value.replace(parameter, name)) for field, value in message.raw_headers)
     )
 
@@ -125,26 +126,12 @@ def unsaid(message: RawResponseMessage, said: Mapping[bytes, bytes]) -> RawRespo
     if not known or not any(field.lower() in _LEADING for field, _ in message.raw_headers):
         return message
     pattern = re.compile(b"|".join(re.escape(value) for value in sorted(known, key=len, reverse=True)))
-    return _with_fields(
+    return with_fields(
         message,
         tuple(
             (field, pattern.sub(lambda found: known[found[0]], value) if field.lower() in _LEADING else value)
             for field, value in message.raw_headers
         ),
-    )
-
-
-def _with_fields(message: RawResponseMessage, fields: tuple[tuple[bytes, bytes], ...]) -> RawResponseMessage:
-    return RawResponseMessage(
-        message.version,
-        message.code,
-        message.reason,
-        message.headers,
-        fields,
-        message.should_close,
-        message.compression,
-        message.upgrade,
-        message.chunked,
     )
 
 

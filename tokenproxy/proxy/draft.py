@@ -158,8 +158,9 @@ def _settled(lane: Lane, fields: Fields, *, ours: bool) -> tuple[Fields, bool]:
 
 def _meant(lane: Lane, name: bytes, value: bytes) -> bool:
     """Whether a field that is dropped otherwise names a value; what names the account never goes on."""
-    chooses = lane.by_header is not None and canonical(name) == canonical(lane.by_header[1].encode())
-    return lane.route.placeholders and not chooses and found_in(value)
+    one = canonical(name)
+    chooses = lane.by_header is not None and one == canonical(lane.by_header[1].encode())
+    return lane.route.placeholders and not chooses and one not in lane.changed and found_in(value)
 
 
 def form(

@@ -454,6 +454,9 @@ class Exchange:
             raise upstream_invalid("The upstream's answer is gone.")
         if isinstance(request.draft, Draft) and request.draft.said:
             answer = unsaid(answer, request.draft.said)
+        revision = request.lane.revision
+        if revision is not None:
+            answer = revision.revised(answer)
         head = read_answer(answer, headless=request.method == "HEAD", date=plane.date_line)
         uploaded = self.body is None or self.body.sent
         keep = request.keep and uploaded and not plane.draining and caller.clean(request)
@@ -468,6 +471,8 @@ class Exchange:
         if request.draft is not None:
             bodyless = request.method == "HEAD" and self.message.method != "HEAD"
             fields = answer_fields(fields, cors_lines=request.cors, bodyless=bodyless)
+        if revision is not None:
+            fields += revision.lines
         start = head.status_line + fields + last_lines
         self.payload_down = payload
         if payload.is_eof():

@@ -16,6 +16,7 @@ from tokenproxy.metrics import RouteMetrics
 from tokenproxy.proxy.card import Card, around_token, canonical
 from tokenproxy.proxy.pool import Pool, Visits
 from tokenproxy.proxy.problem import ProblemError
+from tokenproxy.proxy.revise import revision
 
 _log: Final = logging.getLogger("tokenproxy.proxy")
 
@@ -106,6 +107,7 @@ class Lane:
         "beside",
         "by_header",
         "cards",
+        "changed",
         "drafted",
         "dropped",
         "host_line",
@@ -113,6 +115,7 @@ class Lane:
         "origins",
         "pool",
         "prefix_length",
+        "revision",
         "route",
         "signals",
         "suspects",
@@ -141,12 +144,17 @@ class Lane:
         self.allow = route.allow
         self.base = route.upstream.path
         self.prefix_length = len(route.prefix)
-        self.host_line = f"Host: {route.upstream.authority}\r\n".encode()
+        self.host_line = f"Host: {route.host_header or route.upstream.authority}\r\n".encode()
+        """And all that follows it whatever the request is."""
         if route.signals.by_body:
             self.host_line += PLAIN_BODIES
+        self.host_line += route.request_headers.lines
         self.beside = frozenset(canonical(name.encode()) for name in _beside(route))
         """Names, canonical, of fields that we set beside the token's own."""
-        self.dropped = _dropped(route)
+        self.changed = frozenset(canonical(name.encode()) for name in route.request_headers.taken)
+        """Names, canonical, of fields that the operator replaces or takes out."""
+        self.dropped = _dropped(route) | self.changed
+        self.revision = revision(route)
         self.drafted = route.placeholders or route.tokenless or bool(route.targets)
         """The head of its requests is not made at the gate (``draft.py``)."""
         self.target: Target | None = None
