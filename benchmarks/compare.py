@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from benchmarks import load, report
+from benchmarks import report
+from benchmarks.load import Load
 from benchmarks.parts import BEST_LOOP
 from benchmarks.peers import PEERS
 from benchmarks.running import allow_descriptors
@@ -44,7 +45,7 @@ def machine(programs: dict[str, str], stage: Stage) -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "loop": f"uvloop {version('uvloop')}" if stage.loop == "uvloop" else "asyncio",
-        "load": load.generator(),
+        "load": "own" if Load().own else "wrk",
         "versions": versions | {name: told for name, told in ours.items() if name in programs},
     }
 
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PEERS, default=list(PEERS), help="these proxies")
     parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3, help="of load, for each proxy and round")
+    parser.add_argument("--seconds", type=int, default=3, help="of load, for each proxy and round")
     parser.add_argument("--loop", choices=["uvloop", "asyncio"], default=BEST_LOOP, help="of both in Python")
     parser.add_argument("--envoy", metavar="FILE", help="its program, if it is not on PATH")
     parser.add_argument("--save", action="store_true", help="keep what is found in benchmarks/results/")

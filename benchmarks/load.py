@@ -41,6 +41,8 @@ class Load:
     """Bytes; then it is a POST."""
     same: bool = False
     """The same request over and over, else each has another path and other ids."""
+    own: bool = not shutil.which("wrk")
+    """By the generator of our own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +53,12 @@ class Found:
     p99_ms: float
 
 
-def generator() -> str:
-    return "wrk" if shutil.which("wrk") else "own"
-
-
 def send(load: Load, port: int, seconds: float) -> Found:
-    return (by_wrk if shutil.which("wrk") else by_own)(load, port, seconds)
+    return (by_own if load.own else by_wrk)(load, port, seconds)
 
 
 def by_wrk(load: Load, port: int, seconds: float) -> Found:
-    command = ["wrk", "-t1", f"-c{load.connections}", f"-d{seconds:g}s", "--latency"]
+    command = ["wrk", "-t1", f"-c{load.connections}", f"-d{max(1, round(seconds))}s", "--latency"]
     command += ["-s", str(Path(__file__).with_name("wrk.lua")), f"http://127.0.0.1:{port}/", "--"]
     command += [str(load.fields), str(load.body), "same" if load.same else "vary"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout

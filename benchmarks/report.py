@@ -33,6 +33,18 @@ COLUMNS: Final[dict[str, tuple[str, str]]] = {
     "proxy_busy": ("its core busy", ".0%"),
     "other_busy": ("load's core busy", ".0%"),
     "resident_mb": ("resident MB", ".0f"),
+    "gb_per_second": ("GB/s", ".2f"),
+    "before_mb": ("MB before", ".0f"),
+    "peak_mb": ("MB at most", ".0f"),
+    "after_mb": ("MB after", ".0f"),
+    "callers_mb": ("MB with them", ".0f"),
+    "kb_each": ("kB each", ".1f"),
+    "start_s": ("seconds", ".3f"),
+    "idle_mb": ("MB when idle", ".0f"),
+    "scraped_p50_ms": ("p50 ms, scraped", ".2f"),
+    "scraped_max_ms": ("longest ms, scraped", ".2f"),
+    "alone_p50_ms": ("p50 ms, alone", ".2f"),
+    "alone_max_ms": ("longest ms, alone", ".2f"),
 }
 """How a figure is headed and written."""
 

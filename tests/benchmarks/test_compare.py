@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import os
 
-import pytest
-
-from benchmarks import load
 from benchmarks.load import Load
 from benchmarks.peers import PEERS
 from benchmarks.scenarios import Effort, under_load
 from benchmarks.stage import Stage
 
 
-@pytest.mark.parametrize("sent", [Load(connections=4, fields=8), Load(connections=4, body=70_000)])
-def test_tokenproxy_and_a_plain_proxy_are_measured_in_turn(
-    sent: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tokenproxy_and_a_plain_proxy_are_measured_in_turn() -> None:
     """With the load generator of our own, which needs nothing installed."""
-    monkeypatch.setattr(load, "send", load.by_own)
+    sent = Load(connections=4, fields=8, body=70_000, own=True)
     programs = {name: path for name in ("tokenproxy", "plain") if (path := PEERS[name].path())}
     cores = os.sched_getaffinity(0)
     try:
