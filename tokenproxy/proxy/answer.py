@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from aiohttp import HttpVersion10, HttpVersion11
-from aiohttp.http_parser import RawResponseMessage
 
 from tokenproxy.core.problems import BODY_NOT_REPLAYABLE
+from tokenproxy.proxy import plain
 from tokenproxy.proxy.card import canonical
+from tokenproxy.proxy.parsers import CHUNKED
+from tokenproxy.proxy.plain import KNOWN, LONGEST_LENGTH, Answer, Field, Lines, PlainAnswer
 from tokenproxy.proxy.problem import upstream_invalid
-from tokenproxy.proxy.request import CHUNKED, KNOWN_NAMES, LONGEST_LENGTH
 from tokenproxy.proxy.revise import with_fields
 
 PLAIN, HOP, CONNECTION, LENGTH, ENCODING, DATE = range(6)
@@ -38,7 +39,6 @@ _LEADING: Final = frozenset({b"location", b"content-location", b"link", b"refres
 SHORTEST_UNSAID: Final = 6
 """Bytes of a value that is looked for in an answer; shorter ones stand there by chance."""
 
-_kinds: Final[dict[bytes, int]] = {}
 _status_lines: Final[dict[tuple[int, str], bytes]] = {}
 
 
@@ -55,7 +55,7 @@ class AnswerHead:
         """Content-Length, or no body at all: the caller knows where the answer ends."""
 
 
-def read_answer(message: RawResponseMessage, *, headless: bool, date: Callable[[], bytes]) -> AnswerHead:  # noqa: C901, PLR0912 - one pass over the fields
+def read_answer(message: Answer, *, headless: bool, date: Callable[[], bytes]) -> AnswerHead:  # noqa: C901 - one pass over the fields
     """
     Check a final answer and make its head; raises ``upstream_invalid``. ``headless`` where the request was HEAD,
     ``date`` makes a Date line for answers that have none (RFC 9110 section 6.6.1).
@@ -63,38 +63,36 @@ def read_answer(message: RawResponseMessage, *, headless: bool, date: Callable[[
     version = message.version
     if version != HttpVersion11 and version != HttpVersion10:  # noqa: PLR1714 - cheaper than building a tuple
         raise upstream_invalid("The upstream speaks neither HTTP/1.0 nor HTTP/1.1.")
-    fields: list[tuple[bytes, bytes]] = []
+    fields: list[Field] = []
     nominated: frozenset[bytes] = frozenset()
     encodings: tuple[bytes, ...] = ()
     sized = dated = False
     code = message.code
     bodyless = headless or code == 204 or code == 304  # noqa: PLR1714 - cheaper than building a set
-    for field in message.raw_headers:
-        kind = _kinds.get(field[0])
-        if kind is None:
-            kind = _learn(field[0])
+    for field in message.fields if isinstance(message, PlainAnswer) else LINES.of(message.raw_headers):
+        kind = field[0]
         if kind == PLAIN:
             fields.append(field)
         elif kind == DATE:
             dated = True
             fields.append(field)
         elif kind == LENGTH:
-            if len(field[1]) > LONGEST_LENGTH:
+            if len(field[2]) > LONGEST_LENGTH:
                 raise upstream_invalid("The upstream's answer has a length that is none.")
             if code != 204:  # RFC 9110 section 8.6
                 sized = True
                 fields.append(field)
         elif kind == ENCODING:
-            encodings += (field[1],)
+            encodings += (field[2],)
         elif kind == CONNECTION:
-            nominated |= frozenset(name.strip(b" \t").lower() for name in field[1].split(b","))
+            nominated |= frozenset(name.strip(b" \t").lower() for name in field[2].split(b","))
     if encodings and not bodyless:
         _check_encoding(encodings, chunked=bool(message.chunked), modern=version == HttpVersion11)
     if nominated and nominated - {b"keep-alive", b"close"}:
         nominated -= {b"content-length"}
-        fields = [field for field in fields if field[0].lower() not in nominated]
-        dated = any(field[0].lower() == b"date" for field in fields)
-    lines = [b"%b: %b\r\n" % field for field in fields]
+        fields = [field for field in fields if field[1].lower() not in nominated]
+        dated = any(field[0] == DATE for field in fields)
+    lines = [field[3] for field in fields]
     if not dated:
         lines.append(date())
     head = AnswerHead(_status_line(code, message.reason), b"".join(lines))
@@ -102,7 +100,7 @@ def read_answer(message: RawResponseMessage, *, headless: bool, date: Callable[[
     return head
 
 
-def without_token(message: RawResponseMessage, parameter: bytes) -> RawResponseMessage:
+def without_token(message: Answer, parameter: bytes) -> Answer:
     """
     The answer without the parameter that carried our token, where a field quotes the address that we asked for.
 
@@ -116,7 +114,7 @@ def without_token(message: RawResponseMessage, parameter: bytes) -> RawResponseM
     )
 
 
-def unsaid(message: RawResponseMessage, said: Mapping[bytes, bytes]) -> RawResponseMessage:
+def unsaid(message: Answer, said: Mapping[bytes, bytes]) -> Answer:
     """
     The answer with placeholders back in their places, where a field that leads on quotes what was put into the target.
 
@@ -135,7 +133,7 @@ def unsaid(message: RawResponseMessage, said: Mapping[bytes, bytes]) -> RawRespo
     )
 
 
-def interim(message: RawResponseMessage) -> bytes:
+def interim(message: Answer) -> bytes:
     """A whole 1xx answer for the caller (RFC 9110 section 15.2)."""
     lines = [
         b"%b: %b\r\n" % field
@@ -157,14 +155,14 @@ def ending(head: AnswerHead, *, modern: bool, keep: bool, marked: bool) -> tuple
     return lines + b"\r\n", chunked, keep
 
 
-def _learn(name: bytes) -> int:
+def _kind_of(name: bytes) -> int:
     kind = KINDS.get(name.lower(), PLAIN)
     if kind == PLAIN and (canonical(name) in KINDS or name[:6].lower() == b"proxy-"):
-        kind = HOP
-    if len(_kinds) >= KNOWN_NAMES:
-        _kinds.clear()
-    _kinds[name] = kind
+        return HOP
     return kind
+
+
+LINES: Final = Lines(_kind_of, bits={PLAIN: 0, DATE: 0, CONNECTION: plain.CONNECTION, LENGTH: plain.LENGTH})
 
 
 def _status_line(code: int, reason: str) -> bytes:
@@ -173,7 +171,7 @@ def _status_line(code: int, reason: str) -> bytes:
         if CONTROL.search(reason):  # RFC 9112 section 4: a reason holds visible characters and blanks
             raise upstream_invalid("The upstream's status line has control characters.")
         line = b"HTTP/1.1 %d %b\r\n" % (code, reason.encode("utf-8", "surrogateescape"))
-        if len(_status_lines) >= KNOWN_NAMES:
+        if len(_status_lines) >= KNOWN:
             _status_lines.clear()
         _status_lines[code, reason] = line
     return line

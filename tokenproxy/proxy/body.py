@@ -12,10 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from typing import IO, Any, Final
 
-from aiohttp.streams import StreamReader
-
 from tokenproxy.core.settings import Deadlines, Replay, ReplayBudget
 from tokenproxy.proxy.parsers import BUFFER
+from tokenproxy.proxy.plain import Payload
 from tokenproxy.proxy.problem import ProblemError
 from tokenproxy.proxy.side import Side
 from tokenproxy.proxy.upstream import UpstreamSide
@@ -165,7 +164,7 @@ class Body:
     )
 
     def __init__(
-        self, payload: StreamReader, *, chunked: bool, length: int | None, replay: Replay, vault: Vault
+        self, payload: Payload, *, chunked: bool, length: int | None, replay: Replay, vault: Vault
     ) -> None:
         """``length`` is Content-Length, None where nobody says."""
         self._payload = payload

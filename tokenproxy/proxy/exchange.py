@@ -8,8 +8,7 @@ from collections.abc import Coroutine
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp.http_parser import RawRequestMessage, RawResponseMessage
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from tokenproxy import log
 from tokenproxy.core.interfaces import KeepAnswer
@@ -30,6 +29,7 @@ from tokenproxy.proxy.draft import (
     unresolved_problem,
 )
 from tokenproxy.proxy.lane import NotAllowedError
+from tokenproxy.proxy.plain import Answer, Message, Payload
 from tokenproxy.proxy.pool import Pool
 from tokenproxy.proxy.problem import LostError, ProblemError, render, upstream_invalid
 from tokenproxy.proxy.proof import nonce_of, wants_nonce
@@ -80,12 +80,12 @@ class Exchange:
         "upstream_seconds",
     )
 
-    def __init__(self, caller: CallerSide, message: RawRequestMessage, payload: Any) -> None:
+    def __init__(self, caller: CallerSide, message: Message, payload: Any) -> None:
         self.caller = caller
         self.plane = caller.plane
         self.message = message
         self.payload = payload
-        self.payload_down: StreamReader | None = None
+        self.payload_down: Payload | None = None
         """The answer's body, once it is passed on."""
         self.request: Request | None = None
         self.body: Body | None = None
@@ -233,7 +233,7 @@ class Exchange:
 
     # sending
 
-    def _send(self, request: Request, tokens: TokenSet | None) -> Coroutine[Any, Any, RawResponseMessage]:
+    def _send(self, request: Request, tokens: TokenSet | None) -> Coroutine[Any, Any, Answer]:
         """Send the request with this token, or with none of ours, and wait for the final answer's head."""
         lane = request.lane
         if tokens is None:
@@ -243,7 +243,7 @@ class Exchange:
             return self._deliver(request, lane.pool, request.head + card.line)
         return self._send_as_told(request, card)
 
-    async def _send_as_told(self, request: Request, card: Card) -> RawResponseMessage:
+    async def _send_as_told(self, request: Request, card: Card) -> Answer:
         """Where the token set leads, with the token in the query or with a proof of its key."""
         pool = request.lane.pool_of(card)
         method, target, rest = card.addressed(request.head)
@@ -255,7 +255,7 @@ class Exchange:
 
     async def _send_proven(
         self, request: Request, card: Card, pool: Pool, head: bytes, target: bytes
-    ) -> RawResponseMessage:
+    ) -> Answer:
         """
         With a proof of the token's key; once more with the nonce that the upstream asks for.
 
@@ -295,7 +295,7 @@ class Exchange:
             ) from None
         return b"DPoP: %b\r\n" % proof.encode()
 
-    def _let_go(self, answer: RawResponseMessage) -> None:
+    def _let_go(self, answer: Answer) -> None:
         """The upstream's answer is not passed on: another attempt follows."""
         if self.upstream is not None:
             uploaded = self.body is None or self.body.sent
@@ -303,7 +303,7 @@ class Exchange:
             self.upstream = None
         self.held = b""
 
-    async def _deliver(self, request: Request, pool: Pool, head: bytes) -> RawResponseMessage:
+    async def _deliver(self, request: Request, pool: Pool, head: bytes) -> Answer:
         """
         A kept connection may turn out to be dead. The request goes out once more only where nothing can have been
         executed twice: not a byte of an answer came, and the method says that twice is as good as once (RFC 9110
@@ -320,7 +320,7 @@ class Exchange:
                 await self._stop_upload()
         return await self._attempt(request, await pool.connect(), head)
 
-    async def _attempt(self, request: Request, upstream: UpstreamSide, head: bytes) -> RawResponseMessage:
+    async def _attempt(self, request: Request, upstream: UpstreamSide, head: bytes) -> Answer:
         self.upstream = upstream
         self.attempts += 1
         plane = self.plane
@@ -372,7 +372,7 @@ class Exchange:
             self.continued = True
             self.caller.transport.write(CONTINUE)
 
-    def _interim(self, request: Request, answer: RawResponseMessage) -> None:
+    def _interim(self, request: Request, answer: Answer) -> None:
         if answer.code < 100 or answer.code == 101:
             raise upstream_invalid("The upstream switched protocols or sent a status that does not exist.")
         if answer.code == 100:
@@ -390,7 +390,7 @@ class Exchange:
 
     # the token
 
-    async def _dead(self, request: Request, answer: RawResponseMessage) -> bool:
+    async def _dead(self, request: Request, answer: Answer) -> bool:
         """Whether the answer means that the token is dead; its body is read only where nothing else can tell."""
         signals = request.lane.signals
         verdict = signals.at_head(answer.code, answer.raw_headers)
@@ -398,7 +398,7 @@ class Exchange:
             verdict = signals.with_body(answer.code, answer.raw_headers, await self._look(answer))
         return verdict is Verdict.DEAD
 
-    async def _look(self, answer: RawResponseMessage) -> bytes | None:
+    async def _look(self, answer: Answer) -> bytes | None:
         """The answer's body, which ``held`` keeps for the caller; None where it is too long, too slow or broken."""
         payload = self.upstream.payload if self.upstream is not None else None
         if payload is None or _length(answer) > LOOK:
@@ -413,9 +413,7 @@ class Exchange:
             return None
         return self.held
 
-    async def _renewed(
-        self, request: Request, tokens: TokenSet, answer: RawResponseMessage
-    ) -> RawResponseMessage:
+    async def _renewed(self, request: Request, tokens: TokenSet, answer: Answer) -> Answer:
         """The upstream called the token dead: find out, renew, and send again once with a newer one."""
         plane, lane = self.plane, request.lane
         body = self.body
@@ -447,7 +445,7 @@ class Exchange:
 
     # answering
 
-    async def _pass_on(self, request: Request, answer: RawResponseMessage) -> bool:
+    async def _pass_on(self, request: Request, answer: Answer) -> bool:
         upstream, caller, plane = self.upstream, self.caller, self.plane
         payload = upstream.payload if upstream is not None else None
         if upstream is None or payload is None:
@@ -491,9 +489,7 @@ class Exchange:
             await caller.drain(plane.monotonic() + plane.settings.deadlines.body_idle)
         return keep
 
-    async def _stream(
-        self, start: bytes, payload: StreamReader, upstream: UpstreamSide, *, chunked: bool
-    ) -> None:
+    async def _stream(self, start: bytes, payload: Payload, upstream: UpstreamSide, *, chunked: bool) -> None:
         """Pass the body on as it comes; a body that breaks off breaks off here too (``payload`` raises)."""
         caller, plane = self.caller, self.plane
         deadlines = plane.settings.deadlines
@@ -613,6 +609,6 @@ class Exchange:
         )
 
 
-def _length(answer: RawResponseMessage) -> int:
+def _length(answer: Answer) -> int:
     """What ``Content-Length`` promises; 0 where nobody says. The parser has seen to it that it is a number."""
     return next((int(value) for name, value in answer.raw_headers if name.lower() == b"content-length"), 0)

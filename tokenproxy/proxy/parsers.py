@@ -10,6 +10,7 @@ from typing import Any, Final
 from aiohttp import http_parser
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import HttpRequestParser, HttpResponseParser
+from aiohttp.streams import StreamReader
 
 from tokenproxy.errors import TokenproxyError
 from tokenproxy.proxy.problem import ProblemError, bad_request
@@ -22,6 +23,7 @@ with contextlib.suppress(ImportError):  # no wheel for this machine
 BUFFER: Final = 64 * 1024
 """Bytes of a body that wait on either side (twice that before reading pauses); 256 KiB measured no faster."""
 MAX_FIELDS: Final = 128
+CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 CHUNK_SLACK: Final = 64 * 1024
 """
 What chunk framing, extensions and trailers may take beyond eight times the body.
@@ -78,6 +80,11 @@ def response_parser(
         )
     finally:
         compiled.DEBUG = before
+
+
+def stream(protocol: Any, loop: asyncio.AbstractEventLoop) -> StreamReader:
+    """A body that is filled without a parser; ``protocol`` is paused while too much of it waits."""
+    return StreamReader(protocol, BUFFER, loop=loop)
 
 
 def between_messages(parser: Any) -> bool:

@@ -9,14 +9,17 @@ from hashlib import sha256
 from typing import Any, Final
 
 from aiohttp import HttpVersion10, HttpVersion11
-from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from tokenproxy.core.allow import OVERRIDES
 from tokenproxy.core.routes import DOT_SEGMENT, RouteTable, place_of, valid_sub
+from tokenproxy.proxy import plain
 from tokenproxy.proxy.card import canonical
-from tokenproxy.proxy.draft import Draft, Preflight, cors, form, plain
+from tokenproxy.proxy.draft import Draft, Preflight, cors, form
+from tokenproxy.proxy.draft import plain as plain_draft
 from tokenproxy.proxy.lane import Lane
+from tokenproxy.proxy.parsers import CHUNKED
+from tokenproxy.proxy.plain import KNOWN, LONGEST_LENGTH, Field, Lines, Message, PlainRequest
 from tokenproxy.proxy.problem import ProblemError, bad_request
 
 PLAIN, HOP, HOST, CONNECTION, LENGTH, ENCODING, EXPECT, ORIGIN, SITE, KEY, ROUTED = range(11)
@@ -37,8 +40,17 @@ KINDS: Final[Mapping[bytes, int]] = {
     b"upgrade": HOP,
     b"http2-settings": HOP,
 }
-KNOWN_NAMES: Final = 1024
-"""Spellings of field names whose kind is remembered; emptied when full, so that no caller can make it grow."""
+PLAIN_BITS: Final = {
+    PLAIN: 0,
+    ROUTED: 0,
+    ORIGIN: 0,
+    SITE: 0,
+    KEY: 0,
+    HOST: plain.HOST,
+    CONNECTION: plain.CONNECTION,
+    LENGTH: plain.LENGTH,
+}
+"""Kinds of fields that a head of the common form may have (``plain.py``)."""
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 """RFC 9110 section 9.2.2; TRACE is refused, and extension methods say nothing about themselves."""
 FOREIGN_METHODS: Final = frozenset(
@@ -58,10 +70,7 @@ FOREIGN_METHODS: Final = frozenset(
     )
 )
 """The parser lets these in only under another protocol's name, which it does not tell."""
-LONGEST_LENGTH: Final = 18
-"""Digits of a Content-Length: an exabyte, and far below 2**64 - 1, which the parser takes for "no length"."""
 VIA: Final = b"Via: 1.1 tokenproxy\r\n"
-CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
 _LOOPBACK: Final = re.compile(r"localhost|\[::1\]|127(?:\.[0-9]{1,3}){3}")
@@ -116,7 +125,7 @@ class Request:
 class Gate:
     """The rules of one configuration: whose requests are let in, and which lane they take."""
 
-    __slots__ = ("_hosts", "_keys", "_kinds", "_lanes", "_own_hosts", "_routed", "_table")
+    __slots__ = ("_hosts", "_keys", "_lanes", "_own_hosts", "_routed", "_table", "lines")
 
     def __init__(
         self, table: RouteTable, *, lanes: Mapping[str, Lane], hosts: Iterable[str], keys: Iterable[str]
@@ -128,17 +137,16 @@ class Gate:
         self._routed = frozenset(name for lane in lanes.values() for name in lane.dropped)
         if any(lane.allow is not None for lane in lanes.values()):
             self._routed |= OVERRIDES
-        self._kinds: dict[bytes, int] = {}
+        self.lines = Lines(self._kind_of, bits=PLAIN_BITS)
         self._hosts: dict[bytes, str] = {}
         """Raw Host values that were let in -> lower case without the port."""
 
-    def admit(self, message: RawRequestMessage, payload: Any) -> Request:  # noqa: C901, PLR0912, PLR0915 - one pass over the fields, once per request
+    def admit(self, message: Message, payload: Any) -> Request:  # noqa: C901, PLR0912, PLR0915 - one pass over the fields, once per request
         """Check a parsed head and build the one for the upstream; raises ``ProblemError``, before any token is touched."""
         version = message.version
         if version != HttpVersion11 and version != HttpVersion10:  # noqa: PLR1714 - cheaper than building a tuple
             raise bad_request("Only HTTP/1.0 and HTTP/1.1 are spoken here.")
-        kinds = self._kinds
-        fields: list[tuple[bytes, bytes]] = []
+        fields: list[Field] = []
         host: bytes | None = None
         origin: bytes | None = None
         sites: tuple[bytes, ...] = ()
@@ -148,14 +156,13 @@ class Gate:
         length: int | None = None
         expect: bytes | None = None
         routed = False
-        for field in message.raw_headers:
-            name, value = field
-            kind = kinds.get(name)
-            if kind is None:
-                kind = self._learn(name)
+        for field in self._fields(message):
+            kind = field[0]
             if kind == PLAIN:
                 fields.append(field)
-            elif kind == HOST:
+                continue
+            value = field[2]
+            if kind == HOST:
                 if host is not None:
                     raise bad_request("The request has more than one Host.")
                 host = value
@@ -237,7 +244,7 @@ class Gate:
         chunked = bool(encodings)
         expects = expect is not None and version == HttpVersion11 and payload is not EMPTY_PAYLOAD
         if lane.allow is not None and not lane.drafted:
-            lane.check_allowed(lane.allow, method, rest, fields if routed else ())
+            lane.check_allowed(lane.allow, method, rest, _pairs(fields) if routed else ())
         if lane.drafted:
             bodied = payload is not EMPTY_PAYLOAD
             request = _drafted(lane, account, method, rest, fields, nominated, origin, bodied=bodied)
@@ -248,7 +255,7 @@ class Gate:
                 (
                     f"{method} {lane.base}{rest} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"),
                     lane.host_line,
-                    *[b"%b: %b\r\n" % field for field in fields],
+                    *[field[3] for field in fields],
                     CHUNKED if chunked else b"",
                     b"Expect: 100-continue\r\n" if expects else b"",
                     VIA,
@@ -264,7 +271,7 @@ class Gate:
         return request
 
     def _connect(
-        self, message: RawRequestMessage, host: bytes | None, keys: tuple[bytes, ...], *, bodied: bool
+        self, message: Message, host: bytes | None, keys: tuple[bytes, ...], *, bodied: bool
     ) -> Request:
         """A tunnel to the place that the target names (RFC 9110 section 9.3.6); no token goes through one."""
         if bodied:
@@ -281,19 +288,21 @@ class Gate:
             next_step="Ask by http:// through this proxy, or by a route's path, to have a token attached.",
         )
 
-    def _learn(self, name: bytes) -> int:
-        """The kind of a field name that is new in this spelling."""
+    def _fields(self, message: Message) -> list[Field]:
+        """What the fields are to this gate; a reload may have put it in the place of another one meanwhile."""
+        if isinstance(message, PlainRequest) and message.lines is self.lines:
+            return message.fields
+        return self.lines.of(message.raw_headers)
+
+    def _kind_of(self, name: bytes) -> int:
+        """The kind of a field's name."""
         kind = KINDS.get(name.lower())
-        if kind is None:
-            one = canonical(name)
-            if one in KINDS or one.startswith(b"proxy-"):
-                kind = HOP  # ``Content_Length``: nobody needs it, and some upstream may believe it
-            else:
-                kind = ROUTED if one in self._routed else PLAIN
-        if len(self._kinds) >= KNOWN_NAMES:
-            self._kinds.clear()
-        self._kinds[name] = kind
-        return kind
+        if kind is not None:
+            return kind
+        one = canonical(name)
+        if one in KINDS or one.startswith(b"proxy-"):
+            return HOP  # ``Content_Length``: nobody needs it, and some upstream may believe it
+        return ROUTED if one in self._routed else PLAIN
 
     def _check_host(self, raw: bytes) -> str:
         """Against DNS rebinding: a page's name that points at us is not a name of ours."""
@@ -307,7 +316,7 @@ class Gate:
                 "The Host of the request is neither loopback's nor configured.",
                 next_step="Add the name to hosts under [server], or call the proxy as localhost.",
             )
-        if len(self._hosts) >= KNOWN_NAMES:
+        if len(self._hosts) >= KNOWN:
             self._hosts.clear()
         self._hosts[raw] = name
         return name
@@ -330,14 +339,15 @@ def _drafted(  # noqa: PLR0917 - what the gate has found out so far
     account: str,
     method: str,
     target: str,
-    fields: list[tuple[bytes, bytes]],
+    found: list[Field],
     nominated: frozenset[bytes],
     origin: bytes | None,
     *,
     bodied: bool,
 ) -> Request:
+    fields = _pairs(found)
     if not lane.targets:
-        draft, own = plain(lane, target, fields, nominated)
+        draft, own = plain_draft(lane, target, fields, nominated)
         request = Request(lane, account, method, b"")
         request.tokenless = own or lane.route.tokenless
     else:
@@ -356,12 +366,12 @@ def _drafted(  # noqa: PLR0917 - what the gate has found out so far
     return request
 
 
-def _may_ask(lane: Lane, origin: bytes, message: RawRequestMessage) -> bool:
+def _may_ask(lane: Lane, origin: bytes, message: Message) -> bool:
     listed = bool(lane.targets) and origin.decode("latin-1").lower() in lane.origins
     return listed and any(name.lower() == b"access-control-request-method" for name, _ in message.raw_headers)
 
 
-def _preflight(lane: Lane, origin: bytes, message: RawRequestMessage) -> Request:
+def _preflight(lane: Lane, origin: bytes, message: Message) -> Request:
     request = Request(lane, "", "OPTIONS", b"")
     asks = {name.lower() for name, _ in message.raw_headers}
     request.draft = Preflight(lane, origin, private=b"access-control-request-private-network" in asks)
@@ -399,7 +409,7 @@ def _check_origin(lane: Lane, host: bytes, origin: bytes | None, sites: tuple[by
         )
 
 
-def _account_of(lane: Lane, message: RawRequestMessage) -> str:
+def _account_of(lane: Lane, message: Message) -> str:
     """The account that a header names (``crm/{header:x-user}``)."""
     table, header = lane.by_header or ("", "")
     wanted = header.encode()
@@ -423,11 +433,13 @@ def _nominated(value: bytes) -> frozenset[bytes]:
     }
 
 
-def _without(
-    fields: list[tuple[bytes, bytes]], dropped: frozenset[bytes], nominated: frozenset[bytes]
-) -> list[tuple[bytes, bytes]]:
+def _pairs(fields: list[Field]) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for _, name, value, _, _ in fields]
+
+
+def _without(fields: list[Field], dropped: frozenset[bytes], nominated: frozenset[bytes]) -> list[Field]:
     """The fields that go on; a Connection field may name what frames the message, and that stays all the same."""
     nominated -= {b"content-length"}
     return [
-        field for field in fields if canonical(field[0]) not in dropped and field[0].lower() not in nominated
+        field for field in fields if canonical(field[1]) not in dropped and field[1].lower() not in nominated
     ]

@@ -9,6 +9,7 @@ from aiohttp.http_parser import RawResponseMessage
 
 from tokenproxy.core.leads import Leads
 from tokenproxy.core.routes import Route
+from tokenproxy.proxy.plain import Answer, PlainAnswer
 
 Change = Callable[[str], str]
 
@@ -22,7 +23,7 @@ class Revision:
         self._removed = frozenset(name.lower().encode() for name in route.answer_headers.taken)
         self._changes = _changes(route)
 
-    def revised(self, message: RawResponseMessage) -> RawResponseMessage:
+    def revised(self, message: Answer) -> Answer:
         """The answer without what is taken out, its addresses rewritten; ``lines`` are not in it."""
         removed, changes = self._removed, self._changes
         fields = []
@@ -58,7 +59,9 @@ def revision(route: Route) -> Revision | None:
     return Revision(route) if changed or route.rewrite_location or route.rewrite_cookies else None
 
 
-def with_fields(message: RawResponseMessage, fields: tuple[tuple[bytes, bytes], ...]) -> RawResponseMessage:
+def with_fields(message: Answer, fields: tuple[tuple[bytes, bytes], ...]) -> Answer:
+    if isinstance(message, PlainAnswer):
+        return message.with_fields(fields)
     return RawResponseMessage(
         message.version,
         message.code,

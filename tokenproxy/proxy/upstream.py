@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import RawResponseMessage
 from aiohttp.streams import StreamReader
 
-from tokenproxy.proxy.parsers import CHUNK_SLACK, between_messages, response_parser
+from tokenproxy.proxy.answer import LINES
+from tokenproxy.proxy.parsers import CHUNK_SLACK, between_messages, response_parser, stream
+from tokenproxy.proxy.plain import Answer, Payload, Whole
 from tokenproxy.proxy.problem import LostError, ProblemError, upstream_invalid
 from tokenproxy.proxy.side import Side
 
@@ -45,6 +46,7 @@ class UpstreamSide(Side):
         "fed",
         "head",
         "headless",
+        "left",
         "lenient",
         "parser",
         "payload",
@@ -61,9 +63,9 @@ class UpstreamSide(Side):
         self.pool = pool
         self.headless = False
         self.parser = self._parser()
-        self.queue: deque[RawResponseMessage] = deque()
+        self.queue: deque[Answer] = deque()
         self.waiter: asyncio.Future[None] | None = None
-        self.payload: StreamReader | None = None
+        self.payload: Payload | None = None
         """Of the final answer, once its head is here."""
         self.problem: ProblemError | None = None
         self.head = b""
@@ -72,6 +74,8 @@ class UpstreamSide(Side):
         """Bytes received since the final head's segment, framing included."""
         self.busy = False
         self.chunked = False
+        self.left = 0
+        """Bytes that are still to come of a body that is read without the parser."""
         self.lenient = False
         """The parser took a duplicate field of this answer; it must not be as kind to the next one."""
         self.silent = True
@@ -96,7 +100,7 @@ class UpstreamSide(Side):
             lost.unsent = True
             self.problem = lost
 
-    async def answer(self) -> RawResponseMessage:
+    async def answer(self) -> Answer:
         """
         The next head: 1xx ones first, then the final one, whose body is in ``payload``.
 
@@ -112,7 +116,7 @@ class UpstreamSide(Side):
                 self.waiter = None
         return self.queue.popleft()
 
-    def release(self, message: RawResponseMessage, *, uploaded: bool, now: float) -> None:
+    def release(self, message: Answer, *, uploaded: bool, now: float) -> None:
         """The exchange is through: back into the pool, unless anything at all is odd."""
         payload = self.payload
         if (
@@ -211,6 +215,8 @@ class UpstreamSide(Side):
 
     def _feed_head(self, data: bytes) -> None:
         self.silent = False
+        if not self.head and self._take_plain(data):
+            return
         self.head = self.head + data if self.head else data
         try:
             messages, upgraded, _ = self.parser.feed_data(data)
@@ -224,6 +230,39 @@ class UpstreamSide(Side):
             self._arrived(messages)
         if self.payload is None and len(self.head) > self.pool.max_head:
             self.fail(upstream_invalid("The head of the upstream's answer is too large."))
+
+    def _take_plain(self, data: bytes) -> bool:
+        """Take a final answer of the common form, which the parser need not see; False: it must."""
+        end = data.find(BLANK_LINE)
+        if end < 0 or end > self.pool.max_head or self.headless:
+            return False
+        answer = LINES.answer(data[:end])
+        if answer is None:
+            return False
+        body = data[end + len(BLANK_LINE) :]
+        left = answer.length - len(body)
+        if left < 0:
+            return False
+        self.left = left
+        if left == 0:
+            self.payload = Whole(body)
+        else:
+            self.payload = stream(self, self.loop)
+            self.payload.feed_data(body)
+        self.queue.append(answer)
+        self._wake()
+        return True
+
+    def _take_more(self, payload: StreamReader, data: bytes) -> None:
+        """More of a body that the parser does not see."""
+        self.left -= len(data)
+        if self.left < 0:
+            data = data[: self.left]
+            self.left = 0
+            self.spoiled = True
+        payload.feed_data(data)
+        if not self.left:
+            payload.feed_eof()
 
     def _arrived(self, messages: Any) -> None:
         for message, payload in messages:
@@ -283,7 +322,13 @@ class UpstreamSide(Side):
         except HttpProcessingError:
             return ()
 
-    def _feed_body(self, payload: StreamReader, data: bytes) -> None:
+    def _feed_body(self, payload: Payload, data: bytes) -> None:
+        if isinstance(payload, Whole):
+            self.spoiled = True
+            return
+        if self.left:
+            self._take_more(payload, data)
+            return
         self.fed += len(data)
         try:
             messages, _, _ = self.parser.feed_data(data)
@@ -298,13 +343,13 @@ class UpstreamSide(Side):
         elif self.chunked and self.fed > CHUNK_SLACK + 8 * payload.total_bytes:
             self.fail(upstream_invalid("The upstream's chunked body is nearly all framing."))
 
-    def _end_of_body(self, payload: StreamReader, exc: Exception | None) -> None:
+    def _end_of_body(self, payload: Payload, exc: Exception | None) -> None:
         """
         The connection ended in a body. That is its end only where neither length nor chunks say otherwise and the
         peer closed properly; after a reset, ``feed_eof`` would make a cut body look whole. Over TLS, whoever can cut
         the line could end the body with a mere FIN: only the peer's closure alert counts (RFC 9112 section 9.8).
         """
-        if exc is None and self._said_goodbye():
+        if exc is None and not self.left and self._said_goodbye():
             try:
                 self.parser.feed_eof()
             except HttpProcessingError:
