@@ -672,6 +672,8 @@ def check_tls(config: Config) -> None:
     named: dict[TLSFiles, str] = {}
     for route in config.routes:
         named.setdefault(route.upstream.tls, f"routes.{route.name}.tls")
+        if route.upstream.proxy is not None:
+            named.setdefault(TLSFiles(ca_file=route.upstream.proxy.ca_file), f"routes.{route.name}.proxy")
     for account in config.accounts.values():
         named.setdefault(account.provider.tls, f"providers.{account.provider.name}.tls")
     for files, where in named.items():  # each once: the system's authorities alone take 25 ms

@@ -309,6 +309,7 @@ def example(tmp_path: Path, *, whole: bool) -> Config:
             "ACME_PASSWORD": "z",
             "ADMIN_TOKEN": "a" * 16,
             "ACME_API_KEY": "k",
+            "PROXY_PASSWORD": "p",
         },
     )
 

@@ -87,6 +87,12 @@ MEANING = [
     (with_route('request_headers = { set = { "X-Key" = "literal:a\tb\u00e9" } }'), "routes.books.request_headers.set.X-Key: holds characters that a header cannot carry; use printable ASCII   line 9"),
     (with_route('request_headers = { set = { "X-Key" = " x" } }'), "routes.books.request_headers.set: must be printable ASCII without spaces around it, as a header's value is   line 9"),
     (with_route('host_header = "a b"'), 'routes.books.host_header: must be a host such as "api.example.com", with a port or not, got "a b"   line 9'),
+    (with_route('proxy = "ftp://p"'), 'routes.books.proxy.url: must be a URL such as "https://api.example.com"   line 9'),
+    (with_route('proxy = "http://u:hunter2@p:3128"'), "routes.books.proxy.url: must not hold a user name or password; give them as username and password beside it   line 9"),
+    (with_route('proxy = "http://p:3128/x"'), "routes.books.proxy.url: must not have a path   line 9"),
+    (with_route('proxy = { username = "u" }'), 'routes.books.proxy.url: is missing: the proxy\'s address, such as "http://outgoing.example:3128"   line 9'),
+    (with_route('proxy = { url = "http://p:3128", username = "u" }'), "routes.books.proxy.password: is missing: a proxy takes both or neither   line 9"),
+    (with_route('proxy = { url = "http://p:3128", username = "a:b", password = "literal:x" }'), "routes.books.proxy.username: must not hold a colon (RFC 7617)   line 9"),
     (with_route("in_flight = 5000"), "routes.books.in_flight: must be at most limits.in_flight (1024), got 5000   line 9"),
     (GOOD.replace("https://api", "http://api"), "routes.books.upstream: is plain http:// beyond loopback; use https://, or say insecure_http = true   line 7"),
     (GOOD.replace("api.example.com", "u:p@api.example.com"), "routes.books.upstream: must not hold a user name or password   line 7"),
@@ -128,6 +134,7 @@ MEANING = [
 ACME = '[providers.acme]\ntoken_url = "https://acme.example/token"\n'
 
 PROVIDERS = [
+    (GOOD + ACME + 'proxy = "http://p:3128/x"', "providers.acme.proxy.url: must not have a path   line 11"),
     (GOOD + ACME + 'pkce = "S512"', 'providers.acme.pkce: "S512" is not a code challenge. Known: S256, none, plain   line 11'),
     (GOOD + ACME + 'callback.token = "code=(.+)"', "providers.acme.callback.token: needs a group named token: (?<token>...)   line 11"),
     (GOOD + ACME + 'callback.key = "(?<=a)(?<key>b)"', "providers.acme.callback.key: is no expression that google-re2 takes (invalid perl operator: (?<=)   line 11"),
@@ -193,8 +200,6 @@ LATER = [
         (with_top("[store]", f'url = "{scheme}://u:hunter2@h/db"'), f'store.url: PostgreSQL {NOT_YET}; "sqlite:tokenproxy.db" is   line 2')
         for scheme in ("postgresql", "postgres")
     ),
-    (with_route('proxy = "http://p:3128"'), f"routes.books.proxy: {NOT_YET}; leave it out   line 9"),
-    (GOOD + ACME + 'proxy = "http://p:3128"', f"providers.acme.proxy: {NOT_YET}; leave it out   line 11"),
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from tests.simulators import FakeClock
 from tests.simulators.modern import ModernServer
 from tokenproxy.core.account import Reason, State
 from tokenproxy.core.interfaces import KeepAnswer
+from tokenproxy.core.outgoing import Way
 from tokenproxy.core.provider import Account, Validate
 from tokenproxy.core.replies import Reply
 from tokenproxy.core.settings import TLSFiles
@@ -119,7 +120,7 @@ async def test_a_document_is_believed_for_an_hour_and_kept_beyond(clock: FakeClo
 async def test_an_issuer_that_says_nothing_is_not_waited_for(clock: FakeClock) -> None:
     """A renewal has a lease, which both addresses together must not outlast."""
 
-    async def send(_request: TokenRequest, _tls: TLSFiles) -> Reply:
+    async def send(_request: TokenRequest, _tls: Way) -> Reply:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -135,8 +136,8 @@ async def test_a_document_is_believed_by_those_who_trust_the_same_authorities(cl
     async with server("client_secret_basic", clock) as at:
         document = json.dumps({"issuer": at.issuer, "token_endpoint": at.token_url}).encode()
 
-        async def send(_request: TokenRequest, tls: TLSFiles) -> Reply:
-            asked.append(tls.ca_file)
+        async def send(_request: TokenRequest, way: Way) -> Reply:
+            asked.append(way.tls.ca_file)
             return Reply(200, {}, document)
 
         discovery = Discovery(send, monotonic=clock.monotonic)

@@ -12,9 +12,17 @@ import pytest
 import trustme
 
 from tests.oauth.house import profile, table
-from tests.simulators import AskaraProvider, DeskeraProvider, PlainProvider, TcpProxy, free_port
+from tests.simulators import (
+    AskaraProvider,
+    DeskeraProvider,
+    OutgoingSimulator,
+    PlainProvider,
+    TcpProxy,
+    free_port,
+)
 from tests.simulators.clock import START
 from tokenproxy.core.grants import Flow, TokenRequest
+from tokenproxy.core.outgoing import OutgoingProxy, Way
 from tokenproxy.core.replies import LARGEST_ANSWER, Reply
 from tokenproxy.core.settings import TLSFiles
 from tokenproxy.core.tokens import TokenSet
@@ -76,7 +84,7 @@ def request(
 
 
 async def send(endpoint: Endpoint, of: TokenRequest, tls: TLSFiles | None = None) -> Reply:
-    return await endpoint.send(of, tls or TLSFiles())
+    return await endpoint.send(of, Way(tls=tls or TLSFiles()))
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -298,4 +306,47 @@ async def test_a_flow_that_asks_twice_is_done_in_the_time_of_one() -> None:
         with pytest.raises(AnswerLostError, match="in time"):
             await endpoint.run(twice(of), table(provider))
         assert provider.token_calls == 2
+    await endpoint.close()
+
+
+async def test_calls_through_an_outgoing_proxy(endpoint: Endpoint) -> None:
+    """In absolute-form to a plain provider, which the proxy alone can find; credentials are the proxy's only."""
+    raw = Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    async with raw.serving(), OutgoingSimulator(raw.port, login="anna:planted") as outgoing:
+        proxy = OutgoingProxy(
+            scheme="http", host="127.0.0.1", port=outgoing.port, username="anna", password="planted"
+        )
+        way = Way(proxy=proxy)
+        there = TokenRequest("POST", "http://login.example/token", {}, None)
+
+        assert (await endpoint.send(there, way)).status == 200
+        assert outgoing.lines == [b"POST http://login.example/token HTTP/1.1"]
+        assert b"planted" not in raw.requests[0]
+        assert b"proxy-auth" not in raw.requests[0].lower()
+
+
+async def test_a_tunnel_to_a_provider_behind_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("login.example").configure_cert(context)
+    raw = Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    endpoint = Endpoint(tls_context, timeout=2.0)
+    there = TokenRequest("POST", "https://login.example/token", {"Authorization": SECRET}, None)
+    async with raw.serving(context), OutgoingSimulator(raw.port) as outgoing:
+        proxy = OutgoingProxy(scheme="http", host="127.0.0.1", port=outgoing.port)
+
+        assert (
+            await endpoint.send(there, Way(tls=TLSFiles(ca_file=str(tmp_path / "ca.pem")), proxy=proxy))
+        ).status == 200
+        assert outgoing.lines == [b"CONNECT login.example:443 HTTP/1.1"]
+        assert SECRET.encode() not in b"".join(outgoing.asked)
+
+        with pytest.raises(NotSentError, match="certificate is not trusted"):
+            await endpoint.send(there, Way(proxy=proxy))
+        outgoing.refuse = 403
+        with pytest.raises(NotSentError, match="the outgoing proxy does not let us through"):
+            await endpoint.send(there, Way(proxy=proxy))
+    with pytest.raises(NotSentError, match="the outgoing proxy cannot be reached"):
+        await endpoint.send(there, Way(proxy=proxy))
     await endpoint.close()

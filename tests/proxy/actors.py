@@ -399,6 +399,7 @@ def route_to(port: int, **changes: Any) -> Route:
         authority=changes.pop("authority", "api.example"),
         path=changes.pop("path", ""),
         tls=changes.pop("tls", TLSFiles()),
+        proxy=changes.pop("proxy", None),
         template=changes.pop("template", ""),
         hosts=changes.pop("hosts", ()),
     )

@@ -7,6 +7,7 @@ from tests.simulators.clock import FakeClock
 from tests.simulators.deskpro import DeskproProvider
 from tests.simulators.device import DeviceProvider
 from tests.simulators.files import account_table, free_port, provider_table, write_config
+from tests.simulators.outgoing import OutgoingSimulator
 from tests.simulators.provider import (
     ABSENT,
     SAME,
@@ -35,6 +36,7 @@ __all__ = [
     "DeviceProvider",
     "FakeClock",
     "Grant",
+    "OutgoingSimulator",
     "PerscomProvider",
     "PlainProvider",
     "Provider",

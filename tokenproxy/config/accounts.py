@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
 
 from tokenproxy.config import providers
 from tokenproxy.config.lines import Keys
 from tokenproxy.config.models import AccountTable, ProviderTable, read
+from tokenproxy.config.outgoing import outgoing_proxy
 from tokenproxy.config.reading import Reading, tls_files
 from tokenproxy.config.secrets import WORDS
 from tokenproxy.config.words import Report, did_you_mean, either, quoted, shown
@@ -143,7 +144,10 @@ class Offers:
             and report.sound(*keys, "extends")
         ):
             report.problem((*keys, "token_url"), "is missing: where this provider gives out tokens")
-        provider = providers.built(name, table, tls_files(table.tls, self._reading.base))
+        provider = replace(
+            providers.built(name, table, tls_files(table.tls, self._reading.base)),
+            proxy=outgoing_proxy(table.proxy, (*keys, "proxy"), self._reading),
+        )
         providers.check_plain(table, provider, self._own[name], keys=keys, report=report)
         return Offered(provider if report.sound(*keys) else None, table.insecure_http)
 

@@ -245,6 +245,11 @@ def _allow_entry(value: str) -> str:
     return value
 
 
+def _proxy(value: Any) -> Any:
+    """An address alone is a proxy that asks for no credentials."""
+    return {"url": value} if isinstance(value, str) else value
+
+
 def _scope(value: str) -> str:
     if not re.fullmatch(r"[!-~]+", value):
         raise ValueError('must be one scope without spaces; write several as ["first", "second"]')
@@ -429,6 +434,16 @@ class AccountTable(Table):
     settings: Settings = {}
 
 
+class ProxyTable(Table):
+    url: TextOrEmpty = ""
+    username: TextOrEmpty = ""
+    password: Secret = ""
+
+
+class RouteProxyTable(ProxyTable):
+    ca_file: TextOrEmpty = ""
+
+
 class RouteReplay(Table):
     memory: Bytes | None = _depends()
     disk: Bytes | None = _depends()
@@ -470,7 +485,7 @@ class RouteTable(Table):
     allow: AllowList | None = None
     placeholders: Flag = False
     targets: Annotated[list[TargetTable], Kind("list of tables")] = []
-    proxy: Later = None
+    proxy: Annotated[RouteProxyTable, BeforeValidator(_proxy)] = RouteProxyTable()
 
 
 class InjectTable(Table):
@@ -642,7 +657,7 @@ class ProviderTable(Table):
     dead_unless: Signals = []
     tls: TLS = TLS()
     insecure_http: Flag = False
-    proxy: Later = None
+    proxy: Annotated[ProxyTable, BeforeValidator(_proxy)] = ProxyTable()
 
 
 class ReplayTable(Table):

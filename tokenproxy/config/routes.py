@@ -20,6 +20,7 @@ from tokenproxy.config.models import (
     TargetTable,
     read,
 )
+from tokenproxy.config.outgoing import outgoing_proxy
 from tokenproxy.config.reading import Reading, tls_files
 from tokenproxy.config.secrets import WORDS
 from tokenproxy.config.words import did_you_mean, quoted, shown
@@ -27,6 +28,7 @@ from tokenproxy.core import templates
 from tokenproxy.core.allow import Allow, Entry
 from tokenproxy.core.grants import traits_of
 from tokenproxy.core.headers import HeaderChanges
+from tokenproxy.core.outgoing import OutgoingProxy
 from tokenproxy.core.provider import Account, Inject, Provider
 from tokenproxy.core.routes import Route, Target, Upstream, account_header, valid_sub
 from tokenproxy.core.settings import Limits, Replay, TLSFiles
@@ -157,6 +159,15 @@ def _check_policies(table: RouteTable, keys: Keys, upstream: Upstream | None, re
     for name in _NOT_WITH_TEMPLATES:
         if upstream is not None and upstream.template and getattr(table, name):
             reading.report.problem((*keys, name), "needs an upstream that is the same for every login")
+    if table.targets and table.proxy.url:
+        reading.report.problem(
+            (*keys, "proxy"), "is not for a route with targets: nobody could check where their names lead"
+        )
+    if upstream is not None and upstream.form and table.host_header:
+        reading.report.problem(
+            (*keys, "host_header"),
+            "has no effect on an http:// upstream behind a proxy, which writes Host itself",
+        )
     if table.host_header and not HOST_HEADER.fullmatch(table.host_header):
         reading.report.problem(
             (*keys, "host_header"),
@@ -245,6 +256,7 @@ def _check_limit(table: RouteTable, keys: Keys, around: Around, reading: Reading
 def _upstream(table: RouteTable, keys: Keys, account: Account | None, reading: Reading) -> Upstream | None:
     at = (*keys, "upstream")
     tls = reading.tls(table.tls, (*keys, "tls"))
+    proxy = outgoing_proxy(table.proxy, (*keys, "proxy"), reading)
     unnamed = account is None and "{" in table.upstream  # whose names these could be is told at the account
     if unnamed or not reading.report.sound(*at) or not reading.report.sound(*keys, "targets"):
         return None
@@ -263,7 +275,7 @@ def _upstream(table: RouteTable, keys: Keys, account: Account | None, reading: R
     if parts.scheme == "http" and tls != TLSFiles():
         reading.report.warning((*keys, "tls"), "has no effect: the upstream is http://")
     if templated and account is not None:
-        return _templated(text, parts, account.provider, tls=tls, at=at, reading=reading)
+        return _templated(text, parts, account.provider, tls=tls, proxy=proxy, at=at, reading=reading)
     return Upstream(
         scheme=parts.scheme,
         host=(parts.hostname or "").lower(),
@@ -271,6 +283,7 @@ def _upstream(table: RouteTable, keys: Keys, account: Account | None, reading: R
         authority=addresses.authority_of(parts),
         path=parts.path.rstrip("/"),
         tls=tls,
+        proxy=proxy,
     )
 
 
@@ -290,7 +303,14 @@ def _template(text: str) -> SplitResult:
 
 
 def _templated(
-    text: str, parts: SplitResult, provider: Provider, *, tls: TLSFiles, at: Keys, reading: Reading
+    text: str,
+    parts: SplitResult,
+    provider: Provider,
+    *,
+    tls: TLSFiles,
+    proxy: OutgoingProxy | None,
+    at: Keys,
+    reading: Reading,
 ) -> Upstream | None:
     """An upstream that each token set names for itself: by what its provider's answers and callbacks hold."""
     captured = {*provider.captured, *provider.callback.captured}
@@ -315,6 +335,7 @@ def _templated(
         port=0,
         authority="",
         tls=tls,
+        proxy=proxy,
         template=text,
         hosts=provider.captured_hosts if anywhere else (),
     )

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote_plus, urlsplit
 
+from tokenproxy.core.outgoing import OutgoingProxy, Way
 from tokenproxy.core.settings import TLSFiles
 
 EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
@@ -314,6 +315,11 @@ class Provider:
     dead_unless: tuple[Signal, ...] = ()
     """Answers that do not mean it, whatever ``dead`` and ``dead_when`` say (TikTok's ``scope_not_authorized``)."""
     tls: TLSFiles = field(default_factory=TLSFiles)
+    proxy: OutgoingProxy | None = None
+
+    @property
+    def way(self) -> Way:
+        return Way(tls=self.tls, proxy=self.proxy)
 
     @property
     def token_origin(self) -> str:
@@ -394,6 +400,7 @@ class Account:
             known.private_key,
             self.token,
             self.params.get("password", ""),
+            *(self.provider.proxy.secrets if self.provider.proxy is not None else ()),
             *(setting.value for setting in self.settings.values() if setting.backend),
         )
         return tuple(secret for secret in given if secret)

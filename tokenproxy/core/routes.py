@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from tokenproxy.core.allow import Allow
 from tokenproxy.core.headers import UNCHANGED, HeaderChanges
+from tokenproxy.core.outgoing import OutgoingProxy
 from tokenproxy.core.provider import EMPTY, Inject
 from tokenproxy.core.settings import Replay, TLSFiles
 from tokenproxy.core.signals import Signals
@@ -36,10 +37,22 @@ class Upstream:
     path: str = ""
     """Put before what is left of the target; "" or "/something" without a slash at its end."""
     tls: TLSFiles = field(default_factory=TLSFiles)
+    proxy: OutgoingProxy | None = None
+    """Through which it is connected to."""
     template: str = ""
     """``{instance_url}/crm``: where it is depends on the token set; host, port, authority and path are then empty."""
     hosts: tuple[str, ...] = ()
     """Hosts that the template may lead to; ``*.example.com`` for every name below."""
+
+    @property
+    def form(self) -> str:
+        """What a request's target begins with: an outgoing proxy is told where plain requests go (absolute-form)."""
+        return f"http://{self.authority}" if self.proxy is not None and self.scheme == "http" else ""
+
+    @property
+    def base(self) -> str:
+        """What is put before the rest of a request's target."""
+        return self.form + self.path
 
     @property
     def origin(self) -> str:
@@ -112,7 +125,12 @@ class Route:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What of this must show up in no text."""
-        return (*self.request_headers.secrets, *self.answer_headers.secrets)
+        proxy = self.upstream.proxy
+        return (
+            *self.request_headers.secrets,
+            *self.answer_headers.secrets,
+            *(proxy.secrets if proxy is not None else ()),
+        )
 
 
 def resolved(upstream: Upstream, values: Mapping[str, str]) -> Upstream:

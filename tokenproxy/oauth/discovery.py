@@ -22,13 +22,13 @@ from tokenproxy.core.discovery import (
     metadata_requests,
     read_metadata,
 )
+from tokenproxy.core.outgoing import Way
 from tokenproxy.core.provider import Account, Provider
 from tokenproxy.core.replies import Reply
-from tokenproxy.core.settings import TLSFiles
 from tokenproxy.core.steps import TokenRequest
 from tokenproxy.oauth.calls import AnswerLostError, MisdirectedError, NotSentError
 
-Send = Callable[[TokenRequest, TLSFiles], Awaitable[Reply]]
+Send = Callable[[TokenRequest, Way], Awaitable[Reply]]
 
 KEPT: Final = 3600.0
 """Seconds for which a document is believed."""
@@ -58,14 +58,14 @@ class Discovery:
         self._send = send
         self._monotonic = monotonic
         self._patience = patience
-        self._issuers: dict[tuple[str, TLSFiles], _Known] = {}
+        self._issuers: dict[tuple[str, Way], _Known] = {}
 
     async def resolved(self, account: Account) -> Account:
         """The account with a complete provider. Raises ``NotSentError`` where nothing complete is known of it."""
         provider = account.provider
         if not provider.issuer:
             return account
-        known = self._issuers.setdefault((provider.issuer, provider.tls), _Known())
+        known = self._issuers.setdefault((provider.issuer, provider.way), _Known())
         async with known.lock:
             if self._monotonic() >= known.fetch_at:
                 await self._fetch(known, account.name, provider)
@@ -97,7 +97,7 @@ class Discovery:
             async with asyncio.timeout(self._patience):
                 for request in metadata_requests(provider.issuer):
                     try:
-                        return read_metadata(await self._send(request, provider.tls), provider.issuer)
+                        return read_metadata(await self._send(request, provider.way), provider.issuer)
                     except WrongMetadataError as error:
                         wrong = error
                     except NoMetadataError as error:

@@ -21,6 +21,7 @@ import aiohttp
 from yarl import URL
 
 from tokenproxy.core.interfaces import TokenOrigins
+from tokenproxy.core.outgoing import OutgoingProxy, Way
 from tokenproxy.core.provider import Account, origin_of
 from tokenproxy.core.replies import LARGEST_ANSWER, Reply
 from tokenproxy.core.revocation import revocation
@@ -84,15 +85,15 @@ class Endpoint:
         try:
             step = next(flow)
             while True:
-                step = flow.send(await self._perform(step, account.provider.tls, budget))
+                step = flow.send(await self._perform(step, account.provider.way, budget))
         except StopIteration as finished:
             result: T = finished.value
             return result
 
-    async def _perform(self, step: Step, tls: TLSFiles, budget: _Budget) -> Reply:
+    async def _perform(self, step: Step, way: Way, budget: _Budget) -> Reply:
         if isinstance(step, TokenRequest):
             with budget:
-                return await self.send(step, tls, timeout=budget.left)
+                return await self.send(step, way, timeout=budget.left)
         if isinstance(step, SignRequest):
             return Reply(200, {}, self._sign(step).encode())
         if isinstance(step, KeyRequest):
@@ -163,11 +164,11 @@ class Endpoint:
         except (NotSentError, AnswerLostError):
             return False
 
-    async def send(self, request: TokenRequest, tls: TLSFiles, *, timeout: float | None = None) -> Reply:  # noqa: ASYNC109 - of aiohttp's own kind, which tells sent from not sent
+    async def send(self, request: TokenRequest, way: Way, *, timeout: float | None = None) -> Reply:  # noqa: ASYNC109 - of aiohttp's own kind, which tells sent from not sent
         """One request, one answer. Raises ``NotSentError`` or ``AnswerLostError``, which quote no address."""
         sent = SimpleNamespace(connected=False)
         try:
-            session = self._session(tls)
+            session = self._session(way.tls)
         except TokenproxyError:
             raise NotSentError("the TLS files for the provider cannot be used") from None
         try:
@@ -177,6 +178,7 @@ class Endpoint:
                 headers=request.headers,
                 data=request.body,
                 allow_redirects=False,
+                **_through(way.proxy),
                 trace_request_ctx=sent,
                 timeout=_timeout(self._timeout if timeout is None else timeout),
             ) as response:
@@ -251,6 +253,15 @@ def _new_session(context: ssl.SSLContext) -> aiohttp.ClientSession:
     return session
 
 
+def _through(proxy: OutgoingProxy | None) -> dict[str, Any]:
+    """The environment's ``https_proxy`` and its like are for programs that nobody told: only the config counts."""
+    if proxy is None:
+        return {}
+    # Which aiohttp turns into Proxy-Authorization, of the tunnel or of the plain request.
+    login = {"Authorization": f"Basic {proxy.basic}"} if proxy.basic else None
+    return {"proxy": URL.build(scheme=proxy.scheme, host=proxy.host, port=proxy.port), "proxy_headers": login}
+
+
 def _timeout(seconds: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(
         total=max(seconds, 0.001), connect=CONNECT_TIMEOUT, sock_connect=CONNECT_TIMEOUT
@@ -268,6 +279,8 @@ def _describe(error: Exception) -> str:
 
 
 _PHRASES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...]] = (
+    (aiohttp.ClientProxyConnectionError, "the outgoing proxy cannot be reached"),
+    (aiohttp.ClientHttpProxyError, "the outgoing proxy does not let us through"),
     (aiohttp.ClientConnectorCertificateError, "the provider's TLS certificate is not trusted"),
     (aiohttp.ClientConnectorDNSError, "the provider's name cannot be resolved"),
     (aiohttp.ClientSSLError, "TLS with the provider failed"),

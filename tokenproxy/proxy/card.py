@@ -78,7 +78,7 @@ class Card:
         method, _, rest = first.partition(b" ")
         target = rest.rpartition(b" ")[0]
         if self.upstream is not None:
-            target = self.upstream.path.encode() + target
+            target = self.upstream.base.encode() + target
             host = b"Host: " + self.upstream.authority.encode()
         if self.query:
             target = with_parameter(target, self.parameter, self.query)

@@ -185,9 +185,7 @@ class Exchange:
             elif draft.names_values:
                 values = await self._values(request)
         target, fields = draft.written(lane, values)
-        if (
-            lane.allow is not None
-        ):  # with its placeholders replaced: only now it is what the upstream will see
+        if lane.allow is not None:  # only now, its placeholders replaced, it is what the upstream will see
             lane.check_allowed(lane.allow, request.method, target, fields)
         request.head = b"".join(
             (
@@ -262,7 +260,8 @@ class Exchange:
         Which is no renewal, and repeats nothing: such an upstream has not looked at the request (RFC 9449 section 9).
         """
         upstream = pool.upstream
-        url = f"{upstream.scheme}://{upstream.authority}{target.partition(b'?')[0].decode('latin-1')}"
+        path = target.partition(b"?")[0].decode("latin-1")[len(upstream.form) :]
+        url = f"{upstream.scheme}://{upstream.authority}{path}"
         asked = False
         while True:
             line = self._proof(request, card, url, pool.nonce)

@@ -142,13 +142,15 @@ class Lane:
         """Statuses of answers that may say that the token is dead."""
         self.origins = route.origins
         self.allow = route.allow
-        self.base = route.upstream.path
+        self.base = route.upstream.base
         self.prefix_length = len(route.prefix)
         self.host_line = f"Host: {route.host_header or route.upstream.authority}\r\n".encode()
         """And all that follows it whatever the request is."""
         if route.signals.by_body:
             self.host_line += PLAIN_BODIES
         self.host_line += route.request_headers.lines
+        if route.upstream.form and route.upstream.proxy is not None:
+            self.host_line += route.upstream.proxy.line
         self.beside = frozenset(canonical(name.encode()) for name in _beside(route))
         """Names, canonical, of fields that we set beside the token's own."""
         self.changed = frozenset(canonical(name.encode()) for name in route.request_headers.taken)
@@ -211,7 +213,11 @@ class Lane:
 
     def pool_of(self, card: Card) -> Pool:
         """Where a card's requests go."""
-        return self.pool if card.upstream is None else self.visits.pool(card.upstream, self.pool.tls)
+        return (
+            self.pool
+            if card.upstream is None
+            else self.visits.pool(card.upstream, self.pool.tls, self.pool.outgoing)
+        )
 
 
 def _beside(route: Route) -> set[str]:

@@ -30,6 +30,7 @@ from tokenproxy.metrics import Metrics
 from tokenproxy.proxy.body import Vault
 from tokenproxy.proxy.caller import CallerSide, overload_answer
 from tokenproxy.proxy.lane import Lane, Turns
+from tokenproxy.proxy.outgoing import Outgoing
 from tokenproxy.proxy.parsers import check_parsers
 from tokenproxy.proxy.pool import Pool, Resolve, Visits, resolved
 from tokenproxy.proxy.record import RequestLog
@@ -277,14 +278,31 @@ class Plane:
         checked = target is not None and ("private" if target.private else "public")
         key: Any = (upstream.template or upstream.origin, checked)
         if upstream.scheme == "https":
-            files = (upstream.tls, stamp(upstream.tls, where=f"routes.{route.name}.tls"))
+            files, context = self._context(upstream.tls, f"routes.{route.name}.tls", contexts)
             key = (*key, files)
-            context = contexts.get(files) or self._contexts.get(files)
-            if context is None:
-                context = tls_context(upstream.tls, where=f"routes.{route.name}.tls")
-            contexts[files] = context
-        found = self._pools.get(key) or Pool(upstream, tls=context, allows=allows, resolve=self._resolve)
+        outgoing = None
+        if upstream.proxy is not None:
+            towards = None
+            key = (*key, upstream.proxy)
+            if upstream.proxy.scheme == "https":
+                trusted = TLSFiles(ca_file=upstream.proxy.ca_file)
+                files, towards = self._context(trusted, f"routes.{route.name}.proxy", contexts)
+                key = (*key, files)
+            outgoing = Outgoing(upstream.proxy, tls=towards)
+        found = self._pools.get(key) or Pool(
+            upstream, tls=context, allows=allows, resolve=self._resolve, outgoing=outgoing
+        )
         return pools.setdefault(key, found)
+
+    def _context(
+        self, files: TLSFiles, where: str, contexts: dict[TLSKey, ssl.SSLContext]
+    ) -> tuple[TLSKey, ssl.SSLContext]:
+        key = (files, stamp(files, where=where))
+        context = contexts.get(key) or self._contexts.get(key)
+        if context is None:
+            context = tls_context(files, where=where)
+        contexts[key] = context
+        return key, context
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = self.monotonic()

@@ -10,8 +10,10 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final
 from weakref import WeakSet
 
+from tokenproxy.core.outgoing import OutgoingProxy
 from tokenproxy.core.routes import Upstream
 from tokenproxy.core.settings import Deadlines, Limits
+from tokenproxy.proxy.outgoing import Outgoing
 from tokenproxy.proxy.problem import ProblemError
 from tokenproxy.proxy.upstream import UpstreamSide
 
@@ -42,6 +44,7 @@ class Pool:
         "idle_timeout",
         "max_head",
         "nonce",
+        "outgoing",
         "resolve",
         "retired",
         "sides",
@@ -56,12 +59,15 @@ class Pool:
         tls: ssl.SSLContext | None,
         allows: Callable[[str], bool] | None = None,
         resolve: Resolve | None = None,
+        outgoing: Outgoing | None = None,
     ) -> None:
         """``allows``: which addresses the upstream's name may lead to; None: any."""
         self.upstream = upstream
         self.tls = tls
         self.allows = allows
         self.resolve = resolve or resolved
+        self.outgoing = outgoing
+        """The proxy that its connections go through."""
         self.idle: list[UpstreamSide] = []
         self.sides: set[UpstreamSide] = set()
         """All open connections, for the sweep."""
@@ -97,14 +103,16 @@ class Pool:
         upstream = self.upstream
         try:
             async with asyncio.timeout(self.connect_timeout):
-                if self.allows is None:
+                if self.outgoing is not None:
+                    side = await self.outgoing.connected(self)
+                elif self.allows is None:
                     side = await self._connected(upstream.host)
                 else:
                     side = await self._connected_to_one(await self._allowed_addresses(self.allows))
         except TimeoutError:
             raise ProblemError(
                 "upstream_timeout",
-                f"The upstream {upstream.authority} could not be connected to within {self.connect_timeout:g} s.",
+                f"The upstream {upstream.authority} could not be connected to{self._through} within {self.connect_timeout:g} s.",
                 next_step="Check that it runs and that a firewall lets us through.",
             ) from None
         except ssl.SSLCertVerificationError as error:
@@ -122,13 +130,21 @@ class Pool:
         except OSError as error:
             raise ProblemError(
                 "upstream_unreachable",
-                f"The upstream {upstream.authority} could not be connected to.",
+                f"The upstream {upstream.authority} could not be connected to{self._through}.",
                 next_step="Check that it runs and that its name resolves.",
             ) from error
         if side.connected:
             # Not earlier: uvloop closes the connection of a ``connect`` that was cancelled, and never says so.
             self.sides.add(side)
         return side
+
+    @property
+    def _through(self) -> str:
+        return (
+            f" through the outgoing proxy {self.outgoing.proxy.authority}"
+            if self.outgoing is not None
+            else ""
+        )
 
     async def _connected(self, host: str) -> UpstreamSide:
         loop = asyncio.get_running_loop()
@@ -185,13 +201,16 @@ class Pool:
             side.abort()
 
 
+_Visit = tuple[str, ssl.SSLContext | None, OutgoingProxy | None]
+
+
 class Visits:
     """Pools of origins that the config does not know: token sets lead to them. The one not used for longest goes first."""
 
     __slots__ = ("_deadlines", "_limits", "_pools", "retired")
 
     def __init__(self, retired: WeakSet[Pool]) -> None:
-        self._pools: dict[tuple[str, ssl.SSLContext | None], Pool] = {}
+        self._pools: dict[_Visit, Pool] = {}
         self._deadlines, self._limits = Deadlines(), Limits()
         self.retired = retired
         """Those which went, and which somebody may still use."""
@@ -208,19 +227,19 @@ class Visits:
             if key[1] not in known:
                 self._retire(key)
 
-    def pool(self, upstream: Upstream, tls: ssl.SSLContext | None) -> Pool:
+    def pool(self, upstream: Upstream, tls: ssl.SSLContext | None, outgoing: Outgoing | None = None) -> Pool:
         tls = tls if upstream.scheme == "https" else None
-        key = (upstream.origin, tls)
+        key = (upstream.origin, tls, upstream.proxy)
         pool = self._pools.pop(key, None)
         if pool is None:
-            pool = Pool(upstream, tls=tls)
+            pool = Pool(upstream, tls=tls, outgoing=outgoing)
             pool.configure(self._deadlines, self._limits)
             if len(self._pools) >= VISITED:
                 self._retire(next(iter(self._pools)))
         self._pools[key] = pool  # behind all others: the newest
         return pool
 
-    def _retire(self, key: tuple[str, ssl.SSLContext | None]) -> None:
+    def _retire(self, key: _Visit) -> None:
         pool = self._pools.pop(key)
         pool.retire()
         self.retired.add(pool)

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from math import ceil
 from typing import Final
 
+from tokenproxy.core.outgoing import OutgoingProxy
 from tokenproxy.core.problems import PROBLEMS, ProblemKind
 from tokenproxy.errors import AccountError
 
@@ -72,6 +73,40 @@ def bad_request(detail: str) -> ProblemError:
 def upstream_invalid(detail: str) -> ProblemError:
     return ProblemError(
         "upstream_invalid", detail, next_step="Ask the operator of the upstream; this may pass by itself."
+    )
+
+
+def outgoing_unreachable(proxy: OutgoingProxy, what: str, next_step: str) -> ProblemError:
+    return ProblemError(
+        "upstream_unreachable", f"The outgoing proxy {proxy.authority} {what}.", next_step=next_step
+    )
+
+
+def outgoing_refused(proxy: OutgoingProxy, status: int, target: str) -> ProblemError:
+    """What a proxy's answer in the place of the upstream's means; status 0: it was none that makes sense."""
+    if status == 407:
+        return outgoing_unreachable(
+            proxy,
+            f"does not take our credentials for the way to {target} (407)",
+            "Correct username and password in proxy of the route.",
+        )
+    if status in {401, 403}:
+        return outgoing_unreachable(
+            proxy,
+            f"does not let us through to {target} ({status})",
+            "Ask its operator to allow this host and port, or take another proxy for the route.",
+        )
+    if status >= 500:
+        return outgoing_unreachable(
+            proxy,
+            f"could not reach {target} ({status})",
+            "Check the upstream's name, and that it can be reached from there.",
+        )
+    said = f"({status})" if status >= 300 else "in a way that makes no sense"
+    return outgoing_unreachable(
+        proxy,
+        f"answered CONNECT {target} {said}",
+        "Check that proxy of the route is the address of an HTTP proxy.",
     )
 
 

@@ -10,21 +10,27 @@ from aiohttp.http_parser import RawResponseMessage
 from tokenproxy.core.leads import Leads
 from tokenproxy.core.routes import Route
 from tokenproxy.proxy.plain import Answer, PlainAnswer
+from tokenproxy.proxy.problem import outgoing_refused
 
 Change = Callable[[str], str]
 
 
 class Revision:
-    __slots__ = ("_changes", "_removed", "lines")
+    __slots__ = ("_changes", "_outgoing", "_removed", "_upstream", "lines")
 
     def __init__(self, route: Route) -> None:
         self.lines: Final = route.answer_headers.lines
         """Fields of ours."""
         self._removed = frozenset(name.lower().encode() for name in route.answer_headers.taken)
         self._changes = _changes(route)
+        self._upstream = route.upstream
+        self._outgoing = route.upstream.proxy if route.upstream.form else None
 
     def revised(self, message: Answer) -> Answer:
         """The answer without what is taken out, its addresses rewritten; ``lines`` are not in it."""
+        if message.code == 407 and self._outgoing is not None:
+            # Only a proxy says so, and the caller knows nothing of it.
+            raise outgoing_refused(self._outgoing, 407, self._upstream.authority)
         removed, changes = self._removed, self._changes
         fields = []
         for field in message.raw_headers:
@@ -56,7 +62,8 @@ def _changes(route: Route) -> Mapping[bytes, Change]:
 def revision(route: Route) -> Revision | None:
     """None where answers go to the caller as they are."""
     changed = route.answer_headers.taken or route.answer_headers.added
-    return Revision(route) if changed or route.rewrite_location or route.rewrite_cookies else None
+    rewritten = route.rewrite_location or route.rewrite_cookies
+    return Revision(route) if changed or rewritten or route.upstream.form else None
 
 
 def with_fields(message: Answer, fields: tuple[tuple[bytes, bytes], ...]) -> Answer:
