@@ -19,10 +19,11 @@ ALLOWED = {
     "errors": set[str](),
     "log": set[str](),
     "metrics": set[str](),
+    "systemd": set[str](),
     "core": {"errors"},
     "config": {"core", "errors"},
     **{shell: {"core", *LEAVES} for shell in SHELLS},
-    "app": {"core", "config", *SHELLS, *LEAVES},
+    "app": {"core", "config", "systemd", *SHELLS, *LEAVES},
     "cli": {"app", "config", "core", "errors", "log"},
 }
 """Area -> areas it may import beside itself; the version in ``tokenproxy/__init__.py`` is everybody's."""

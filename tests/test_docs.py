@@ -43,6 +43,26 @@ def test_the_configs_of_deskpro_s_page_are_configs(tmp_path: Path) -> None:
         assert len(loaded.routes) == routes
 
 
+def test_the_configs_of_the_page_about_ways_in_are_configs(tmp_path: Path) -> None:
+    """The first, with its routes by host, and with each kind of listener."""
+    first, by_host, *listeners = re.findall(
+        r"```toml\n(.*?)```", (ROOT / "docs/ways-in.md").read_text(), re.DOTALL
+    )
+    for name in ("fullchain.pem", "privkey.pem", "callers-ca.pem"):
+        (tmp_path / name).touch(mode=0o600)
+
+    for text, routes, ways in (
+        (f"{first}\n{by_host}", ["acme", "books", "tenants"], 1),
+        *((f"{first}\n{listen}", ["acme"], ways) for listen, ways in zip(listeners, (3, 1, 1), strict=True)),
+    ):
+        loaded = config.parse(
+            text, source="docs/ways-in.md", base=tmp_path, environ={"ACME_SECRET": "s3cret-of-nobody"}
+        )
+        assert [route.name for route in loaded.routes] == routes
+        assert len(loaded.server.listen) == ways
+        assert loaded.warnings == ()
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text()):

@@ -12,7 +12,7 @@ import secrets
 import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -46,7 +46,17 @@ from tokenproxy.oauth.signer import Prover
 from tokenproxy.oauth.source import Source
 from tokenproxy.oauth.state import LoginState
 from tokenproxy.oauth.tasks import Tasks
-from tokenproxy.proxy import Plane, PlaneSettings, RequestLog, tls_context
+from tokenproxy.proxy import (
+    NONE_PASSED,
+    Change,
+    Passed,
+    Plane,
+    PlaneSettings,
+    RequestLog,
+    server_context,
+    tls_context,
+)
+from tokenproxy.systemd import Notifier, take_sockets
 
 _log = logging.getLogger("tokenproxy")
 
@@ -85,7 +95,16 @@ class SystemClock:
 class App:
     """Everything that runs; made by ``start``."""
 
-    def __init__(self, config: Config, *, environ: Mapping[str, str], stack: AsyncExitStack) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        environ: Mapping[str, str],
+        stack: AsyncExitStack,
+        passed: Passed = NONE_PASSED,
+        notifier: Notifier | None = None,
+    ) -> None:
+        """``passed``: sockets that systemd opened; ``notifier``: who is told how far we are."""
         self.config = config
         self._begun_with = config
         self.addresses: dict[str, str] = {}
@@ -94,6 +113,8 @@ class App:
         self.metrics = Metrics()
         self.clock = SystemClock()
         self._environ = environ
+        self._passed = passed
+        self.notifier = notifier or Notifier({})
         self._stack = stack
         self._tasks = Tasks()
         self._admin_token: AdminToken
@@ -160,6 +181,7 @@ class App:
             metrics=self.metrics,
             on_request=_request_log(config),
             values=self.state,
+            passed=self._passed,
         )
         await self._listen()
         ticking = self._tasks.start(
@@ -195,10 +217,23 @@ class App:
             app = metrics_app(desk)
             await self._admin("metrics", serve_tcp(app, config.metrics.listen, key="metrics.listen"))
         self._stack.push_async_callback(self._drain)
-        for number, address in enumerate(config.server.listen, start=1):
-            name = "proxy" if number == 1 else f"proxy-{number}"
-            self.addresses[name] = await self._plane.listen(address)
-            log.event(_log, "listening", name=name, address=self.addresses[name])
+        await self._open(self._plane.prepared(config.server.listen))
+
+    async def _open(self, change: Change) -> None:
+        """Take callers where the config says now, and tell what that changes."""
+        before = {name: address for name, address in self.addresses.items() if name.startswith("proxy")}
+        found = await self._plane.open(change)
+        after = {
+            f"proxy-{number}" if number > 1 else "proxy": each for number, each in enumerate(found, start=1)
+        }
+        for name, address in before.items():
+            del self.addresses[name]
+            if address not in after.values():
+                log.event(_log, "listener_closed", name=name, address=address)
+        self.addresses |= after
+        for name, address in after.items():
+            if address not in before.values():
+                log.event(_log, "listening", name=name, address=address)
 
     async def _admin(self, name: str, serving: Any) -> None:
         running: Running = await serving
@@ -269,28 +304,44 @@ class App:
     async def reload(self) -> dict[str, Any]:
         """Read, validate, build beside, swap; a bad file changes nothing. Raises ``ConfigError``."""
         async with self._changing:
+            self.notifier.reloading()
             try:
-                reading = configs.begin(self.config.path, self._environ)
-                new = await asyncio.to_thread(reading.result)
-                check_tls(new)
-                check_keys(new)
-                token = await asyncio.to_thread(admin_token, new)
+                return await self._reload()
+            finally:
+                self.notifier.ready()
+
+    async def _reload(self) -> dict[str, Any]:
+        try:
+            reading = configs.begin(self.config.path, self._environ)
+            new = await asyncio.to_thread(reading.result)
+            check_tls(new)
+            check_keys(new)
+            token = await asyncio.to_thread(admin_token, new)
+            change = self._plane.prepared(new.server.listen)
+            try:
                 self._plane.swap(plane_settings(new))
-            except TokenproxyError as error:
-                self.metrics.reloads["failed"] += 1
-                log.event(_log, "config_reload_failed", detail=error.message)
+            except BaseException:
+                change.abandon()
                 raise
-            restart = restart_needed(self._begun_with, new)
-            self.config = new
-            _hide_secrets(new)
-            self._take_admin_token(token)
-            self.source.configure(new.accounts, new.renew)
-            self._plane.on_request = _request_log(new)
-            log.setup(new.log.level, new.log.format)
-            self.metrics.reloads["ok"] += 1
-            self.metrics.last_reload_success = time.time()
-            log.event(_log, "config_reloaded", routes=len(new.routes), restart_needed=restart)
-            return {"routes": len(new.routes), "accounts": len(new.accounts), "restart_needed": restart}
+        except TokenproxyError as error:
+            self.metrics.reloads["failed"] += 1
+            log.event(_log, "config_reload_failed", detail=error.message)
+            raise
+        change.leave()  # before a caller of a listener that is gone sends anything under the new rules
+        restart = restart_needed(self._begun_with, new)
+        if change.waiting:
+            restart.insert(0, "server.listen")
+        self.config = new
+        _hide_secrets(new)
+        self._take_admin_token(token)
+        self.source.configure(new.accounts, new.renew)
+        self._plane.on_request = _request_log(new)
+        log.setup(new.log.level, new.log.format)
+        await self._open(change)
+        self.metrics.reloads["ok"] += 1
+        self.metrics.last_reload_success = time.time()
+        log.event(_log, "config_reloaded", routes=len(new.routes), restart_needed=restart)
+        return {"routes": len(new.routes), "accounts": len(new.accounts), "restart_needed": restart}
 
     async def rotate_keys(self) -> dict[str, Any]:
         async with self._changing:
@@ -320,10 +371,16 @@ def _request_log(config: Config) -> Callable[[RequestLog], None] | None:
     return tell
 
 
-async def start(config: Config, *, environ: Mapping[str, str]) -> App:
+async def start(
+    config: Config,
+    *,
+    environ: Mapping[str, str],
+    passed: Passed = NONE_PASSED,
+    notifier: Notifier | None = None,
+) -> App:
     """All parts, listening. Raises ``TokenproxyError``; then nothing is left running."""
     stack = AsyncExitStack()
-    app = App(config, environ=environ, stack=stack)
+    app = App(config, environ=environ, stack=stack, passed=passed, notifier=notifier)
     try:
         await app._start()  # noqa: SLF001 - the constructor's other half
     except BaseException:
@@ -332,17 +389,21 @@ async def start(config: Config, *, environ: Mapping[str, str]) -> App:
     return app
 
 
-async def serve(config: Config, *, environ: Mapping[str, str], on_ready: Callable[[App], None]) -> None:
+async def serve(
+    config: Config, *, environ: MutableMapping[str, str], on_ready: Callable[[App], None]
+) -> None:
     """
     Run until SIGTERM or SIGINT, then drain; a second one ends the drain. SIGHUP reloads.
 
-    ``on_ready`` is called when every listener is bound. Raises ``TokenproxyError`` when it cannot start.
+    ``on_ready`` is called when every listener is bound. What systemd says in ``environ`` is taken out of it. Raises
+    ``TokenproxyError`` when it cannot start.
     """
     log.capture_uncaught()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold every token
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_unexpected)
-    app = await start(config, environ=environ)
+    passed, notifier = take_sockets(environ), Notifier(environ)
+    app = await start(config, environ=environ, passed=passed, notifier=notifier)
     stop = asyncio.Event()
     tasks = Tasks()
 
@@ -359,16 +420,19 @@ async def serve(config: Config, *, environ: Mapping[str, str], on_ready: Callabl
         gc.freeze()  # what is here now stays: no later collection need look at it
         log.event(_log, "started", version=__version__, config=str(config.path), pid=os.getpid())
         on_ready(app)
+        notifier.ready()
         await stop.wait()
+        notifier.stopping()
         log.event(_log, "stopping", in_flight=app.in_flight)
     finally:
         await app.close()
         await tasks.finish(patience=0)
+        notifier.close()
         log.event(_log, "stopped")
     await app.tell_losses()
 
 
-def run(config: Config, *, environ: Mapping[str, str], on_ready: Callable[[App], None]) -> None:
+def run(config: Config, *, environ: MutableMapping[str, str], on_ready: Callable[[App], None]) -> None:
     """``serve`` on the loop that ``server.loop`` names."""
     with asyncio.Runner(loop_factory=loop_factory(config.server.loop)) as runner:
         runner.run(serve(config, environ=environ, on_ready=on_ready))
@@ -676,6 +740,9 @@ def check_tls(config: Config) -> None:
             named.setdefault(TLSFiles(ca_file=route.upstream.proxy.ca_file), f"routes.{route.name}.proxy")
     for account in config.accounts.values():
         named.setdefault(account.provider.tls, f"providers.{account.provider.name}.tls")
+    for number, listen in enumerate(config.server.listen):
+        if listen.tls.cert_file:
+            server_context(listen.tls, where=f"server.listen[{number}]")
     for files, where in named.items():  # each once: the system's authorities alone take 25 ms
         tls_context(files, where=where)
 
@@ -698,7 +765,6 @@ def check_keys(config: Config) -> None:
 def restart_needed(old: Config, new: Config) -> list[str]:
     """The keys that a reload read but cannot put in force; ``old`` is what the process began with."""
     pairs = {
-        "server.listen": (old.server.listen, new.server.listen),
         "server.loop": (old.server.loop, new.server.loop),
         "admin.listen": (old.admin.listen, new.admin.listen),
         "admin.public_url": (old.admin.public_url, new.admin.public_url),

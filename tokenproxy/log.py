@@ -45,6 +45,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
     # the process
     "started": Kind(_INFO, "The program has read its config and opened its store."),
     "listening": Kind(_INFO, "A listener takes connections at `address`."),
+    "listener_closed": Kind(_INFO, "A reload took the listener at `address` away."),
     "stopping": Kind(_INFO, "A signal or a command asked for the end; no new requests are taken."),
     "drain_cut": Kind(_WARNING, "The drain deadline passed and `requests` requests were cut off."),
     "stopped": Kind(_INFO, "Everything is closed."),

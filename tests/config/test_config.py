@@ -19,7 +19,7 @@ from tokenproxy.config.models import DEPENDS, NAMED, REQUIRED, every_setting
 from tokenproxy.config.values import Config, LogSettings
 from tokenproxy.core.provider import Inject
 from tokenproxy.core.routes import Route, Upstream
-from tokenproxy.core.settings import Deadlines, Limits, RenewPolicy, Replay, ReplayBudget, TLSFiles
+from tokenproxy.core.settings import Deadlines, Limits, Listen, RenewPolicy, Replay, ReplayBudget, TLSFiles
 from tokenproxy.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ def test_the_least_config_has_every_default(tmp_path: Path) -> None:
     """Two tables are enough, and all else is what ``core`` says."""
     config = read(GOOD, tmp_path)
 
-    assert config.server.listen == ("127.0.0.1:8080",)
+    assert config.server.listen == (Listen(address="127.0.0.1:8080", local=True),)
     assert (config.admin.listen, config.admin.public_url) == ("127.0.0.1:9100", "http://127.0.0.1:9100")
     assert config.metrics.listen is None
     assert config.store.cache == 64 * 2**20
@@ -135,21 +135,69 @@ def test_the_same_prefix_on_two_hosts_is_no_clash(tmp_path: Path) -> None:
 )
 def test_where_callers_come_in(lines: list[str], listen: tuple[str, ...], tmp_path: Path) -> None:
     """Beyond loopback only with a key, or with the word that says nobody needs one."""
-    assert read(with_top("[server]", *lines), tmp_path).server.listen == listen
+    found = read(with_top("[server]", *lines), tmp_path).server.listen
+
+    assert tuple(each.address for each in found) == listen
 
 
 def test_relative_sockets_start_at_the_config(tmp_path: Path) -> None:
     """As every path does, wherever the program was started."""
     config = read(with_top("[server]", 'listen = "unix:tp.sock"'), tmp_path)
 
-    assert config.server.listen == (f"unix:{tmp_path}/tp.sock",)
+    assert config.server.listen[0].address == f"unix:{tmp_path}/tp.sock"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("[server]", "listen = [{ address = '127.0.0.1:1' }, 'unix:@b', ", "{ address = 'unix:a', mode = '0660', group = 'root' }]"),
+        ("[[server.listen]]", "address = '127.0.0.1:1'", "[[server.listen]]", "address = 'unix:@b'",
+         "[[server.listen]]", "address = 'unix:a'", "mode = 0o660", "group = 'root'"),
+    ],
+)  # fmt: skip
+def test_an_entry_of_listen_may_be_a_table(lines: tuple[str, ...], tmp_path: Path) -> None:
+    """In either way that TOML has for it, and beside text."""
+    assert read(with_top(*lines), tmp_path).server.listen == (
+        Listen(address="127.0.0.1:1", local=True),
+        Listen(address="unix:@b", local=True),
+        Listen(address=f"unix:{tmp_path}/a", mode=0o660, group="root", local=True),
+    )
+
+
+def test_a_listener_for_known_certificates_needs_no_key(tmp_path: Path) -> None:
+    """And a key that others can read is told, as everywhere."""
+    for name in ("cert.pem", "key.pem", "ca.pem"):
+        (tmp_path / name).touch(mode=0o600)
+    tls = "cert_file = 'cert.pem', key_file = 'key.pem', client_ca_file = 'ca.pem'"
+    text = with_top("[server]", f"listen = {{ address = '0.0.0.0:8443', {tls} }}")
+    config = read(text, tmp_path)
+
+    files = {name: str(tmp_path / f"{name[:-5]}.pem") for name in ("cert_file", "key_file")}
+    assert config.server.listen == (
+        Listen(address="0.0.0.0:8443", tls=TLSFiles(ca_file=str(tmp_path / "ca.pem"), **files)),
+    )
+    assert config.warnings == ()
+    (tmp_path / "key.pem").chmod(0o644)
+    assert [each.path for each in read(text, tmp_path).warnings] == ["server.listen[0].key_file"]
 
 
 def test_hosts_are_kept_as_requests_write_them(tmp_path: Path) -> None:
     """Lower case, no closing dot, IPv6 in brackets: the data plane compares bytes."""
-    config = read(with_top("[server]", 'hosts = ["A.Example.", "::1", "[FD00::1]", "10.0.0.1"]'), tmp_path)
+    names = '["A.Example.", "::1", "[FD00:0::1]", "10.0.0.1", "*.Internal"]'
+    config = read(with_top("[server]", f"hosts = {names}"), tmp_path)
 
-    assert config.server.hosts == {"a.example", "[::1]", "[fd00::1]", "10.0.0.1"}
+    assert config.server.hosts == {"a.example", "[::1]", "[fd00::1]", "10.0.0.1", "*.internal"}
+
+
+def test_a_route_under_its_upstream_s_name_is_told_when_it_takes_few_paths(tmp_path: Path) -> None:
+    """An app that takes us for its proxy asks for the upstream's own paths, which do not begin with a route's name."""
+    lines = [f'host = "{name}.example.com"' for name in ("api", "other")]
+
+    assert [[each.message for each in read(with_route(line), tmp_path).warnings] for line in lines] == [
+        ['takes only http://api.example.com/books/...; prefix = "/" takes every path there'],
+        [],
+    ]
+    assert read(with_route(lines[0], 'prefix = "/"'), tmp_path).warnings == ()
 
 
 def test_odd_but_working_settings_are_warnings(tmp_path: Path) -> None:
@@ -373,7 +421,7 @@ def written(setting: Any, default: str) -> Any:
             return units.size(value)
         case "duration":
             return units.seconds(value)
-        case "text or list" | "secret or list":
+        case "text, table or list" | "text or list" | "secret or list":
             return [value] if isinstance(value, str) else value
         case _:
             return value

@@ -34,7 +34,7 @@ def test_the_environment_wins_and_may_make_whole_tables(tmp_path: Path) -> None:
         },
     )
 
-    assert config.server.listen == ("127.0.0.1:1", "[::1]:1")
+    assert [each.address for each in config.server.listen] == ["127.0.0.1:1", "[::1]:1"]
     assert config.server.hosts == {"a.example"}
     assert config.server.caller_keys == ("a-key-of-good-length",)
     assert config.accounts["books"].registration.client_id == "1234"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenproxy.core.routes import Route, RouteTable, Upstream, account_header, valid_sub
+from tokenproxy.core.routes import Route, RouteTable, Upstream, account_header, host_key, valid_sub
 
 UPSTREAM = Upstream(scheme="https", host="api.example", port=443, authority="api.example")
 
@@ -68,6 +68,35 @@ def test_a_route_with_the_host_beats_one_without() -> None:
     assert match(routes, "/books/deep/1", "crm.local") == "/books/deep/"
     assert match(routes, "/x/", "roster.locale") is None
     assert match(routes, "/x/") is None
+
+
+def test_a_host_beats_a_star_and_a_long_star_a_short_one() -> None:
+    """As for nginx, a star is any number of labels; the name itself is not below itself."""
+    routes = table(
+        ("*.example.com", "/"), ("*.eu.example.com", "/"), ("a.eu.example.com", "/v1/"), ("", "/v2/")
+    )
+    assert match(routes, "/v1/x", "a.eu.example.com") == "a.eu.example.com/v1/"
+    assert match(routes, "/v2/x", "a.eu.example.com") == "*.eu.example.com/"
+    assert match(routes, "/", "b.a.eu.example.com") == "*.eu.example.com/"
+    assert match(routes, "/", "us.example.com") == "*.example.com/"
+    assert match(routes, "/", "example.com") is None
+    assert match(routes, "/", "an-example.com") is None
+    assert match(routes, "/v2/x", "other.example") == "/v2/"
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        ("API.Example.com.", "api.example.com"),
+        ("[2001:DB8:0:0::1]", "[2001:db8::1]"),
+        ("[::FFFF]", "[::ffff]"),
+        ("[1:2]", "[1:2]"),
+        ("10.0.0.1", "10.0.0.1"),
+    ],
+)
+def test_a_host_has_one_spelling(written: str, key: str) -> None:
+    """Case, a closing dot and zeros change nothing (RFC 3986 section 3.2.2, RFC 5952)."""
+    assert host_key(written) == key
 
 
 def test_accounts_by_header() -> None:

@@ -148,13 +148,34 @@ async def test_a_setting_that_waits_for_a_restart_is_named_until_it_has_one(tmp_
         config = write_config(tmp_path, provider, api, extra=JSON_LOG)
         before = config.read_text()
         async with serving(config):
-            config.write_text(before.replace('listen = "127.0.0.1:0"', 'listen = "127.0.0.1:18099"', 1))
+            config.write_text(f"{before}\n[renew]\nconcurrent = 3\n")
             for _ in range(2):
                 _, out, _ = await command(config, "reload", "--json")
-                assert json.loads(out)["restart_needed"] == ["server.listen"]
+                assert json.loads(out)["restart_needed"] == ["renew.concurrent"]
             config.write_text(before)
             _, out, _ = await command(config, "reload", "--json")
             assert json.loads(out)["restart_needed"] == []
+
+
+async def test_a_reload_opens_and_closes_listeners(tmp_path: Path) -> None:
+    """Without a restart; what cannot be opened changes nothing."""
+    async with PlainProvider() as provider, Api(provider) as api:
+        config = write_config(tmp_path, provider, api, extra=JSON_LOG)
+        before = config.read_text()
+        old = 'listen = "127.0.0.1:0"'
+        async with serving(config) as serve:
+            config.write_text(before.replace(old, 'listen = ["127.0.0.1:0", "unix:proxy.sock"]', 1))
+            _, out, _ = await command(config, "reload", "--json")
+            assert json.loads(out)["restart_needed"] == []
+            assert serve.addresses["proxy-2"] == f"unix:{tmp_path}/proxy.sock"
+            config.write_text(before.replace(old, f'listen = "{serve.addresses["admin"]}"', 1))
+            code, _, err = await command(config, "reload")
+            assert (code, "in use" in err) == (1, True)
+            assert (tmp_path / "proxy.sock").exists()
+            config.write_text(before)
+            await command(config, "reload")
+            assert (await serve.told("listener_closed"))["address"] == f"unix:{tmp_path}/proxy.sock"
+            assert not (tmp_path / "proxy.sock").exists()
 
 
 async def test_rubbish_on_the_admin_port_is_no_error_of_ours(tmp_path: Path) -> None:

@@ -161,7 +161,9 @@ def _routes(call: Call, config: Config) -> None:
     rows = [
         (
             route.name,
-            url_of(route, config.server.listen[0]),
+            url_of(
+                route, config.server.listen[0].address, secure=bool(config.server.listen[0].tls.cert_file)
+            ),
             "->",
             target_of(route),
             f"account {route.account}",

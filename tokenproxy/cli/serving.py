@@ -98,7 +98,7 @@ def start_lines(
     rows = [
         (
             route.name,
-            url_of(route, addresses["proxy"]),
+            url_of(route, addresses["proxy"], secure=_secure(config)),
             "->",
             target_of(route),
             _state(route, by_account, call.out),
@@ -112,9 +112,7 @@ def start_lines(
     lines.append(table(rows, indent="  "))
     lines += _needed(statuses)
     if config.routes:
-        first = url_of(config.routes[0], addresses["proxy"])
-        header = config.routes[0].inject.header
-        lines.append(f"Point the app at {first} and leave its {header} header out.")
+        lines.append(_how_to_begin(config.routes[0], addresses["proxy"], secure=_secure(config)))
     return [*lines, "Ctrl-C stops."]
 
 
@@ -126,12 +124,31 @@ def _needed(statuses: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def url_of(route: Route, address: str) -> str:
+def _secure(config: Config) -> bool:
+    """Whether the first listener speaks TLS."""
+    return bool(config.server.listen[0].tls.cert_file)
+
+
+def _how_to_begin(route: Route, address: str, *, secure: bool) -> str:
+    first, header = url_of(route, address, secure=secure), route.inject.header
+    if _is_proxied(route):
+        return f"Give the app http_proxy={_page(address, secure=secure)} and {first} as its base URL, and leave its {header} header out."
+    return f"Point the app at {first} and leave its {header} header out."
+
+
+def _is_proxied(route: Route) -> bool:
+    """Whether apps use it by taking us for their proxy: it has the name of its upstream."""
+    return bool(route.host) and route.host == route.upstream.host
+
+
+def url_of(route: Route, address: str, *, secure: bool = False) -> str:
     """Where an app finds a route."""
-    if address.startswith("unix:"):
+    if address.startswith(("unix:", "systemd:")):
         return f"{address} {route.prefix}"
+    if _is_proxied(route):
+        return f"http://{route.host}{route.prefix}"
     host, _, port = _reachable(address).rpartition(":")
-    return f"http://{route.host or host}:{port}{route.prefix.rstrip('/')}"
+    return f"{'https' if secure else 'http'}://{route.host or host}:{port}{route.prefix.rstrip('/')}"
 
 
 def target_of(route: Route) -> str:
@@ -140,8 +157,10 @@ def target_of(route: Route) -> str:
     return upstream.template or f"{upstream.scheme}://{upstream.authority}{upstream.path}"
 
 
-def _page(address: str) -> str:
-    return address if address.startswith("unix:") else f"http://{_reachable(address)}"
+def _page(address: str, *, secure: bool = False) -> str:
+    if address.startswith("unix:"):
+        return address
+    return f"{'https' if secure else 'http'}://{_reachable(address)}"
 
 
 def _reachable(address: str) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from tokenproxy.config.words import shown
+from tokenproxy.core.routes import host_key
 from tokenproxy.core.templates import is_loopback
 
 PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
@@ -38,9 +40,13 @@ class Listener:
     """Without brackets; empty for a Unix socket."""
     port: int
     path: str = ""
-    """Of a Unix socket."""
+    """Of a Unix socket; ``@name`` where it is no file."""
+    passed: str = ""
+    """``systemd:`` and what follows; where that is, only systemd knows."""
 
     def __str__(self) -> str:
+        if self.passed:
+            return self.passed
         if self.path:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -48,7 +54,7 @@ class Listener:
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        return bool(self.path) or is_loopback(self.host)
+        return bool(self.path or self.passed) or is_loopback(self.host)
 
     @property
     def _everywhere(self) -> bool:
@@ -56,19 +62,29 @@ class Listener:
 
     def clashes(self, other: Listener) -> bool:
         """Whether the two cannot listen at once; port 0 never clashes."""
-        if self.path or other.path:
-            return self.path == other.path
+        if self.path or other.path or self.passed or other.passed:
+            return (self.path, self.passed) == (other.path, other.passed)
         if self.port != other.port or self.port == 0:
             return False
         return self.host == other.host or self._everywhere or other._everywhere
 
 
 def listener(text: str, *, base: Path) -> Listener:
-    """``127.0.0.1:8080``, ``[::1]:8080`` or ``unix:PATH``; raises ``ValueError`` with a sentence."""
+    """
+    ``127.0.0.1:8080``, ``[::1]:8080``, ``unix:PATH``, ``unix:@NAME`` or ``systemd:NAME``; raises ``ValueError`` with
+    a sentence.
+    """
+    if text.startswith("systemd:"):
+        if not re.fullmatch(r"systemd:[A-Za-z0-9._@-]{0,255}", text):
+            raise ValueError(f'must be "systemd:" or "systemd:" and a FileDescriptorName, got {shown(text)}')
+        return Listener("", 0, passed=text)
     if text.startswith("unix:"):
-        path = str(base / text.removeprefix("unix:"))
-        if path == str(base):
+        name = text.removeprefix("unix:")
+        path = name if name[:1] == "@" else str(base / name)
+        if path in {str(base), "@"}:
             raise ValueError("has no path after unix:")
+        if name[:1] == "@" and sys.platform != "linux":
+            raise ValueError("names a socket without a file, which only Linux has")
         if len(path.encode()) > 107:  # sun_path of unix(7), with its closing NUL
             raise ValueError("names a Unix socket whose path is longer than 107 bytes")
         return Listener("", 0, path)
@@ -158,17 +174,19 @@ def authority_of(parts: SplitResult) -> str:
 
 
 def host_name(text: str) -> str:
-    """A name as Host carries it, in lower case without a port; raises ``ValueError``."""
-    name = text.lower()
-    if name.startswith("[") and name.endswith("]") and _is_v6(name[1:-1]):
+    """A name as ``host_key`` makes it, or ``*.`` and such a name; raises ``ValueError``."""
+    name = host_key(f"[{text}]" if _is_v6(text) else text)
+    if name.startswith("[") and _is_v6(name[1:-1]):
         return name
-    if _is_v6(name):
-        return f"[{name}]"
     if re.fullmatch(r".+:[0-9]+", name):
         raise ValueError(f"{shown(text)} must be without a port; a name counts on every port")
-    if not _HOST.fullmatch(name):
+    if "*" in name and not re.fullmatch(r"\*\.[^*]+", name):
+        raise ValueError(
+            f'{shown(text)} is not a host name; a star stands at its beginning, as in "*.example.com"'
+        )
+    if not _HOST.fullmatch(name.removeprefix("*.")):
         raise ValueError(f"{shown(text)} is not a host name")
-    return name.removesuffix(".")
+    return name
 
 
 def origin(text: str) -> str:

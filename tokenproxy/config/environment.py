@@ -76,7 +76,7 @@ def _choices(kind: Any, here: Any, keys: Keys, provider_names: tuple[str, ...]) 
     if len(keys) == 1 and keys[0] in NAMED:
         extra = [name for name in provider_names if name not in present] if keys[0] == "providers" else []
         return present + extra, True
-    table = table_in(kind)
+    table = None if get_origin(kind) is list else table_in(kind)
     if table is not None:
         return list(children(table)), False
     if get_origin(kind) is dict or kind is Any:

@@ -266,6 +266,28 @@ def _no_nul(value: str) -> str:
     return value
 
 
+def _listens(value: Any) -> Any:
+    """One entry or several; text alone is an address."""
+    entries = [value] if isinstance(value, str | dict) else value
+    if not isinstance(entries, list):
+        return value
+    for item in entries:
+        if not isinstance(item, str | dict):
+            raise ValueError(  # noqa: TRY004 - pydantic wants ValueError
+                f'must hold addresses in quotes, or tables such as {{ address = "127.0.0.1:8080" }}, got {shown(item)}'
+            )
+    return [{"address": each} if isinstance(each, str) else each for each in entries]
+
+
+def _mode(value: Any) -> int:
+    """``"0660"`` as for chmod, or ``0o660`` as TOML has it."""
+    octal = isinstance(value, str) and re.fullmatch(r"0?[0-7]{3}", value)
+    mode = int(value, 8) if octal else value
+    if isinstance(mode, bool) or not isinstance(mode, int) or not 0o600 <= mode <= 0o777:
+        raise ValueError(f'must be a mode such as "0660" that lets us in ourselves, got {shown(value)}')
+    return mode
+
+
 def _settings_by_name(value: Any) -> Any:
     """Text alone is a value."""
     if not isinstance(value, dict):
@@ -327,6 +349,7 @@ KeySources = Annotated[
 AllowList = Annotated[
     list[Annotated[str, AfterValidator(_allow_entry)]], Field(min_length=1), Kind("list of text")
 ]
+Mode = Annotated[int, PlainValidator(_mode)]
 Later = Annotated[Any, PlainValidator(_later), Kind("later")]
 
 
@@ -357,8 +380,24 @@ class CallerAuth(Table):
     keys: Secrets = []
 
 
+class ListenTable(Table):
+    """One entry of ``server.listen``."""
+
+    address: Text = _required()
+    mode: Mode | None = None
+    group: TextOrEmpty = ""
+    cert_file: TextOrEmpty = ""
+    key_file: TextOrEmpty = ""
+    client_ca_file: TextOrEmpty = ""
+
+
+Listens = Annotated[
+    list[ListenTable], BeforeValidator(_listens), Field(min_length=1), Kind("text, table or list")
+]
+
+
 class Server(Table):
-    listen: Annotated[TextOrTexts, Field(min_length=1)] = [LOOPBACK_PROXY]
+    listen: Listens = Field(default=[LOOPBACK_PROXY], validate_default=True)
     hosts: Texts = []
     loop: Annotated[str, AfterValidator(_one_of("a loop", ("auto", "asyncio", "uvloop"))), Kind("text")] = (
         "auto"

@@ -7,11 +7,13 @@ is judged on, so that one run of ``check`` tells everything that a person must m
 
 from __future__ import annotations
 
+import grp
 import re
 import shlex
 import stat
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,10 +26,12 @@ from tokenproxy.config.lines import Keys, Lines
 from tokenproxy.config.models import (
     NAMED,
     SECTIONS,
+    TLS,
     Admin,
     AnyTable,
     DeadlineTable,
     LimitTable,
+    ListenTable,
     LogTable,
     Metrics,
     RenewTable,
@@ -41,7 +45,7 @@ from tokenproxy.config.reading import Reading
 from tokenproxy.config.routes import Around, read_routes
 from tokenproxy.config.secrets import Secrets
 from tokenproxy.config.words import NOT_YET, Report, did_you_mean, either, in_order, nearest, shown
-from tokenproxy.core.settings import Deadlines, Limits, RenewPolicy, Replay, ReplayBudget
+from tokenproxy.core.settings import Deadlines, Limits, Listen, RenewPolicy, Replay, ReplayBudget
 from tokenproxy.errors import ConfigError, Problem
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -132,12 +136,13 @@ def _config(raw: dict[str, Any], path: Path, reading: Reading) -> values.Config:
         limits=limits,
     )
     listeners = _listeners(server_table, reading)
+    listens = _listens(server_table, reading)
     admin_listener = _tcp_listener(admin_table.listen, ("admin", "listen"), reading)
     metrics_listener = _metrics_listener(raw, reading)
     _check_clashes(listeners, admin_listener, metrics_listener, reading)
     return values.Config(
         path=path,
-        server=_server(server_table, listeners, reading),
+        server=_server(server_table, listens, reading),
         admin=_admin(admin_table, admin_listener, reading),
         metrics=values.MetricsListener(listen=str(metrics_listener) if metrics_listener else None),
         store=_store(_section(Store, raw, "store", reading), reading),
@@ -181,7 +186,11 @@ def _listener(text: str, keys: Keys, reading: Reading) -> Listener | None:
 
 
 def _listeners(table: Server, reading: Reading) -> list[Listener]:
-    found = [_listener(text, ("server", "listen", item), reading) for item, text in enumerate(table.listen)]
+    found = [
+        _listener(each.address, ("server", "listen", item), reading)
+        for item, each in enumerate(table.listen)
+        if each.address
+    ]
     listeners = [each for each in found if each is not None]
     for item, each in enumerate(listeners):
         if any(each.clashes(earlier) for earlier in listeners[:item]):
@@ -197,10 +206,11 @@ def _metrics_listener(raw: dict[str, Any], reading: Reading) -> Listener | None:
 def _tcp_listener(text: str, keys: Keys, reading: Reading) -> Listener | None:
     """For browsers and scrapers, which speak TCP; commands have a Unix socket of their own beside the store."""
     found = _listener(text, keys, reading)
-    if found is None or not found.path:
+    if found is None or not (found.path or found.passed):
         return found
+    word = "systemd:" if found.passed else "unix:"
     reading.report.problem(
-        keys, 'must be an address such as "127.0.0.1:9100"; only server.listen takes unix:'
+        keys, f'must be an address such as "127.0.0.1:9100"; only server.listen takes {word}'
     )
     return None
 
@@ -225,10 +235,55 @@ def _check_clashes(
         )
 
 
-def _server(table: Server, listeners: list[Listener], reading: Reading) -> values.Server:
+def _listens(table: Server, reading: Reading) -> list[tuple[Listener, Listen]]:
+    """The sound entries."""
+    found = []
+    for item, each in enumerate(table.listen):
+        if not each.address and reading.report.sound("server", "listen", item, "address"):
+            reading.report.problem(("server", "listen", item, "address"), "is missing: where callers come in")
+        keys: Keys = ("server", "listen", item)
+        with suppress(ValueError):  # told already
+            listener = addresses.listener(each.address, base=reading.base)
+            found.append((listener, _listen(each, listener, keys, reading)))
+    return found
+
+
+def _listen(table: ListenTable, listener: Listener, keys: Keys, reading: Reading) -> Listen:
+    report = reading.report
+    if not listener.path or listener.path[:1] == "@":
+        for name in ("mode", "group"):
+            if getattr(table, name):
+                report.problem((*keys, name), "is for the file of a Unix socket, unix:/PATH")
+    elif table.group and not _has_group(table.group):
+        report.problem((*keys, "group"), f"this machine has no group {shown(table.group)}")
+    for name in ("key_file", "client_ca_file"):
+        if getattr(table, name) and not table.cert_file:
+            report.problem((*keys, name), "needs cert_file beside it")
+    if table.cert_file and table.client_ca_file and not (reading.base / table.client_ca_file).is_file():
+        report.problem((*keys, "client_ca_file"), f"no such file: {reading.base / table.client_ca_file}")
+    files = TLS(cert_file=table.cert_file, key_file=table.key_file if table.cert_file else "")
+    tls = reading.tls(files, keys)
+    if table.client_ca_file:
+        tls = replace(tls, ca_file=str(reading.base / table.client_ca_file))
+    return Listen(
+        address=str(listener),
+        mode=0o600 if table.mode is None else table.mode,
+        group=table.group,
+        tls=tls,
+    )
+
+
+def _has_group(name: str) -> bool:
+    try:
+        return name.isdigit() or bool(grp.getgrnam(name))
+    except KeyError:
+        return False
+
+
+def _server(table: Server, listens: list[tuple[Listener, Listen]], reading: Reading) -> values.Server:
     report = reading.report
     keys = _caller_keys(table, reading)
-    exposed = [each for each in listeners if not each.loopback]
+    exposed = [each for each, listen in listens if not each.loopback and not listen.tls.ca_file]
     told = report.sound("server", "caller_auth") and report.sound("server", "allow_unauthenticated")
     if exposed and told and not keys and not table.allow_unauthenticated:
         report.problem(
@@ -242,7 +297,10 @@ def _server(table: Server, listeners: list[Listener], reading: Reading) -> value
     if table.loop == "uvloop" and find_spec("uvloop") is None:
         report.problem(("server", "loop"), "uvloop is not installed: pip install 'tokenproxy[fast]'")
     return values.Server(
-        listen=tuple(map(str, listeners)),
+        listen=tuple(
+            replace(listen, local=not keys and not table.allow_unauthenticated and not listen.tls.ca_file)
+            for _, listen in listens
+        ),
         hosts=frozenset(_hosts(table, reading)),
         loop=cast("Any", table.loop),
         allow_unauthenticated=table.allow_unauthenticated,

@@ -115,6 +115,7 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
     _check_policies(table, keys, upstream, reading)
     request_headers = _changes(table.request_headers, (*keys, "request_headers"), _ours(account), reading)
     answer_headers = _changes(table.answer_headers, (*keys, "answer_headers"), frozenset(), reading)
+    _check_proxied(table, keys, host, upstream, reading)
     if prefix is None or host is None or upstream is None or account is None:
         return None
     return Route(
@@ -285,6 +286,16 @@ def _upstream(table: RouteTable, keys: Keys, account: Account | None, reading: R
         tls=tls,
         proxy=proxy,
     )
+
+
+def _check_proxied(
+    table: RouteTable, keys: Keys, host: str | None, upstream: Upstream | None, reading: Reading
+) -> None:
+    """A route under its upstream's own name is for apps that take us for their proxy, and they ask for any path."""
+    if host and upstream is not None and host == upstream.host and table.prefix is None:
+        reading.report.warning(
+            (*keys, "host"), f'takes only http://{host}/{keys[-1]}/...; prefix = "/" takes every path there'
+        )
 
 
 def _with_vars(text: str, account: Account | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tokenproxy.core.provider import Account, Provider
 from tokenproxy.core.routes import Route
-from tokenproxy.core.settings import MIB, Deadlines, Limits, RenewPolicy, ReplayBudget
+from tokenproxy.core.settings import MIB, Deadlines, Limits, Listen, RenewPolicy, ReplayBudget
 from tokenproxy.errors import Problem
 
 LOOPBACK_PROXY = "127.0.0.1:8080"
@@ -21,8 +21,7 @@ LOOPBACK_ADMIN = "127.0.0.1:9100"
 class Server:
     """Where callers come in."""
 
-    listen: tuple[str, ...] = (LOOPBACK_PROXY,)
-    """``host:port``, ``[v6]:port`` or ``unix:/absolute/path``."""
+    listen: tuple[Listen, ...] = (Listen(address=LOOPBACK_PROXY),)
     hosts: frozenset[str] = frozenset()
     """Names accepted in Host besides loopback's; lower case, without a port."""
     loop: Literal["auto", "asyncio", "uvloop"] = "auto"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -85,7 +86,7 @@ class Route:
     prefix: str
     """Begins and ends with a slash; ``/books/`` also matches ``/books`` and ``/books?...``."""
     host: str = ""
-    """Lower case, without a port; empty: any of our own hosts."""
+    """Lower case, without a port; ``*.example.com`` for every name below; empty: any of our own hosts."""
     upstream: Upstream
     """With ``targets``, the first one's."""
     account: str
@@ -164,6 +165,8 @@ class RouteTable:
 
     by_host: Mapping[str, tuple[Route, ...]]
     """Longest prefix first."""
+    wild: tuple[str, ...] = ()
+    """Its names with a star, the longest first."""
 
     @classmethod
     def of(cls, routes: Iterable[Route]) -> RouteTable:
@@ -174,21 +177,44 @@ class RouteTable:
             {
                 host: tuple(sorted(found, key=lambda route: len(route.prefix), reverse=True))
                 for host, found in by_host.items()
-            }
+            },
+            tuple(sorted((host for host in by_host if host[:2] == "*."), key=len, reverse=True)),
         )
 
     def match(self, host: str, path: str) -> Route | None:
         """
-        The route of a request; ``path`` is the raw target without its query, ``host`` lower case without a port.
+        The route of a request; ``path`` is the raw target without its query, ``host`` as ``host_key`` makes it.
 
-        A route that names the host wins over one that names none, however long the other's prefix.
+        A route that names the host wins over one with a star, the longer of two stars over the shorter, and these over
+        one that names none, however long the other's prefix.
         """
-        for candidates in (self.by_host.get(host, ()) if host else (), self.by_host.get("", ())):
-            for route in candidates:
+        hosts = (host, "") if not self.wild else (host, *self.below(host), "")
+        for name in hosts:
+            for route in self.by_host.get(name, ()):
                 prefix = route.prefix
                 if path.startswith(prefix) or (len(path) == len(prefix) - 1 and prefix.startswith(path)):
                     return route
         return None
+
+    def below(self, host: str) -> tuple[str, ...]:
+        """The names with a star that a host is below, the longest first."""
+        return tuple(name for name in self.wild if host.endswith(name[1:]))
+
+
+def host_key(text: str) -> str:
+    """The one spelling of a host that was given without a port: lower case, no closing dot, IPv6 as RFC 5952 has it."""
+    name = text.lower()
+    if name[:1] != "[":
+        return name.removesuffix(".")
+    try:
+        return f"[{IPv6Address(name[1:-1])}]"
+    except ValueError:
+        return name
+
+
+def within(host: str, names: Iterable[str]) -> bool:
+    """Whether a host is below one of the names that begin with a star."""
+    return any(name[:2] == "*." and host.endswith(name[1:]) for name in names)
 
 
 def place_of(target: str) -> tuple[str, int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 KIB: Final = 1024
@@ -83,3 +83,19 @@ class TLSFiles:
     ca_file: str = ""
     cert_file: str = ""
     key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    """A way in for callers."""
+
+    address: str
+    """``host:port``, ``[v6]:port``, ``unix:/absolute/path``, ``unix:@name``, ``systemd:`` or ``systemd:name``."""
+    mode: int = 0o600
+    """Of a Unix socket's file."""
+    group: str = ""
+    """Of a Unix socket's file, by name or number; empty: ours."""
+    tls: TLSFiles = field(default_factory=TLSFiles)
+    """With a ``cert_file`` TLS is spoken; with a ``ca_file`` only to who has a certificate of that authority."""
+    local: bool = False
+    """Nobody says who may call, so that what systemd passes must be out of other machines' reach."""

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from tokenproxy.proxy.plane import ListenError, Plane, PlaneSettings
+from tokenproxy.proxy.doors import NONE_PASSED, Change, ListenError, Passed
+from tokenproxy.proxy.plane import Plane, PlaneSettings
 from tokenproxy.proxy.record import RequestLog
-from tokenproxy.proxy.tls import TLSFileError, tls_context
+from tokenproxy.proxy.tls import TLSFileError, server_context, tls_context
 
-__all__ = ["ListenError", "Plane", "PlaneSettings", "RequestLog", "TLSFileError", "tls_context"]
+__all__ = [
+    "NONE_PASSED",
+    "Change",
+    "ListenError",
+    "Passed",
+    "Plane",
+    "PlaneSettings",
+    "RequestLog",
+    "TLSFileError",
+    "server_context",
+    "tls_context",
+]

@@ -26,6 +26,7 @@ from tokenproxy.proxy.request import Request
 from tokenproxy.proxy.side import Side
 
 if TYPE_CHECKING:
+    from tokenproxy.proxy.doors import Door
     from tokenproxy.proxy.plane import Plane
 
 LINGER_SECONDS: Final = 2.0
@@ -34,6 +35,8 @@ LINGER_BYTES: Final = 256 * 1024
 After an answer that leaves input unread: closing at once would reset the connection and may destroy the answer on
 its way (RFC 9112 section 9.6). Without a bound in bytes a caller could keep us reading for nothing.
 """
+CLIENT_HELLO: Final = b"\x16"
+"""The first byte of TLS (RFC 8446 section 5.1), and of no request."""
 BLANK_LINE: Final = b"\r\n\r\n"
 
 _log: Final = logging.getLogger("tokenproxy.proxy")
@@ -47,11 +50,23 @@ class CallerSide(Side):
     (``task``), or lingering until the caller has read the last answer.
     """
 
-    __slots__ = ("begun", "early", "fed", "lingered", "lingering", "parser", "payload", "plane", "task")
+    __slots__ = (
+        "begun",
+        "door",
+        "early",
+        "fed",
+        "lingered",
+        "lingering",
+        "parser",
+        "payload",
+        "plane",
+        "task",
+    )
 
-    def __init__(self, plane: Plane, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, plane: Plane, loop: asyncio.AbstractEventLoop, door: Door) -> None:
         super().__init__(loop)
         self.plane = plane
+        self.door = door
         self.parser = self._parser()
         self.task: asyncio.Task[None] | None = None
         """One per burst of requests, not per connection: an idle caller costs no task."""
@@ -123,7 +138,7 @@ class CallerSide(Side):
             if self.payload is not None and not self.payload.is_eof():
                 self.payload.set_exception(_too_slow("body", self.plane.settings.deadlines.body_idle))
         elif self.begun:
-            self._refuse(_too_slow("head", self.plane.settings.deadlines.head))
+            self.refuse(_too_slow("head", self.plane.settings.deadlines.head))
         else:
             self.transport.close()
 
@@ -144,12 +159,13 @@ class CallerSide(Side):
         try:
             messages = self.parser.feed_data(data)[0]
         except HttpProcessingError as error:
-            self._refuse(request_problem(error))
+            tls = not self.begun and data[:1] == CLIENT_HELLO
+            self.refuse(self._tls_spoken() if tls else request_problem(error))
             return
         first = not self.begun
         self.begun += len(data)
         if self._too_large(messages):
-            self._refuse(head_too_large())
+            self.refuse(head_too_large())
         elif messages:
             self._begin(*messages[0])
         elif first:
@@ -172,7 +188,7 @@ class CallerSide(Side):
             while True:
                 self.begun = self.fed = 0
                 self.deadline = inf
-                if not await Exchange(self, message, payload).run():
+                if not await Exchange(self, message, payload).run() or self.door.closed:
                     self._finish(unread=bool(self.early) or not payload.is_eof())
                     return
                 found = self._following(chunked=bool(message.chunked))
@@ -199,14 +215,14 @@ class CallerSide(Side):
                 data, self.early = self.early, b""
                 messages = self.parser.feed_data(data)[0]
         except HttpProcessingError as error:
-            self._refuse(request_problem(error))
+            self.refuse(request_problem(error))
             return None
         if len(self.early) <= BUFFER:
             self.resume_reading()
         # What the parser had in store of it was never counted; a request that came ahead of its turn may be weighed.
         self.begun = _size_of(messages[0][0]) if messages else len(data)
         if self._too_large(messages):
-            self._refuse(head_too_large())
+            self.refuse(head_too_large())
             return None
         if messages:
             message, payload = messages[0]
@@ -240,7 +256,15 @@ class CallerSide(Side):
         if len(self.early) > BUFFER:
             self.pause_reading()  # only now: a transport that does not read does not see the caller leave
 
-    def _refuse(self, problem: ProblemError) -> None:
+    def _tls_spoken(self) -> ProblemError:
+        self.door.tell("TLS where plain HTTP is spoken")
+        return ProblemError(
+            "bad_request",
+            "The caller speaks TLS to a port that speaks plain HTTP.",
+            next_step="Write http:// in the app's base URL, or give this entry of listen a cert_file.",
+        )
+
+    def refuse(self, problem: ProblemError) -> None:
         """Answer input that never became a request, and close."""
         refused = self.plane.metrics.refused
         refused[problem.code] = refused.get(problem.code, 0) + 1

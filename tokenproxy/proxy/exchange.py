@@ -34,7 +34,7 @@ from tokenproxy.proxy.pool import Pool
 from tokenproxy.proxy.problem import LostError, ProblemError, render, upstream_invalid
 from tokenproxy.proxy.proof import nonce_of, wants_nonce
 from tokenproxy.proxy.record import RequestLog
-from tokenproxy.proxy.request import VIA, Request
+from tokenproxy.proxy.request import VIA, Request, path_of
 from tokenproxy.proxy.upstream import UpstreamSide
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Exchange:
         plane = self.plane
         self.started = plane.monotonic()
         try:
-            request = self.request = plane.gate.admit(self.message, self.payload)
+            request = self.request = plane.gate.admit(self.message, self.payload, self.caller.door.scheme)
         except ProblemError as problem:
             return self._refuse_at_the_gate(problem)
         lane = request.lane
@@ -533,7 +533,7 @@ class Exchange:
         if request is not None:
             request.lane.tell(problem, self.plane.monotonic())
         self.answered = True
-        self.status = problem.kind.status
+        self.status = problem.status
         self.code = problem.code
         self.result = problem.kind.result
         keep = (
@@ -589,7 +589,7 @@ class Exchange:
                 route=route,
                 account=account,
                 method=method,
-                path=self.message.path.partition("?")[0] if self.message.path[:1] == "/" else "",
+                path=path_of(self.message.path),
                 status=self.status,
                 code=self.code,
                 seconds=self.plane.monotonic() - self.started,

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import logging
-import os
 import resource
-import socket
 import ssl
-import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import format_datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -23,12 +17,12 @@ from tokenproxy import log
 from tokenproxy.core.interfaces import Clock, Prover, TokenSource
 from tokenproxy.core.placeholders import ValueSource
 from tokenproxy.core.routes import Route, RouteTable, Target
-from tokenproxy.core.settings import Deadlines, Limits, ReplayBudget, TLSFiles
+from tokenproxy.core.settings import Deadlines, Limits, Listen, ReplayBudget, TLSFiles
 from tokenproxy.core.targets import may_connect
-from tokenproxy.errors import TokenproxyError
 from tokenproxy.metrics import Metrics
 from tokenproxy.proxy.body import Vault
 from tokenproxy.proxy.caller import CallerSide, overload_answer
+from tokenproxy.proxy.doors import NONE_PASSED, Change, Door, Passed
 from tokenproxy.proxy.lane import Lane, Turns
 from tokenproxy.proxy.outgoing import Outgoing
 from tokenproxy.proxy.parsers import check_parsers
@@ -43,11 +37,6 @@ TLSKey = tuple[TLSFiles, Stamp]
 
 SWEEP: Final = 0.5
 """Seconds between two looks at all deadlines; with 10,000 idle connections below 0.5 % of a core."""
-BACKLOG: Final = 1024
-
-
-class ListenError(TokenproxyError):
-    """An address that cannot be listened on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +72,12 @@ class Plane:
         on_request: Callable[[RequestLog], None] | None = None,
         values: ValueSource | None = None,
         resolve: Resolve = resolved,
+        passed: Passed = NONE_PASSED,
     ) -> None:
-        """``values``: what placeholders stand for; routes that have none need it not."""
+        """
+        ``values``: what placeholders stand for; routes that have none need it not. ``passed``: listening sockets that
+        ``systemd:`` in an address means.
+        """
         check_parsers()
         self.source = source
         self.prover = prover
@@ -106,8 +99,8 @@ class Plane:
         """No route's any more, but perhaps a request's: one that still waits for its token will connect later."""
         self._visits = Visits(self._retired)
         self._route_turns: dict[str, Turns] = {}
-        self._servers: list[asyncio.Server] = []
-        self._sockets: list[tuple[str, tuple[int, int]]] = []
+        self._doors: list[Door] = []
+        self._passed = passed
         self._sweeping: asyncio.TimerHandle | None = None
         self.swap(settings)
 
@@ -150,44 +143,40 @@ class Plane:
         self._route_turns = route_turns
         self._period = _sweep_period(settings.deadlines)
 
-    async def listen(self, address: str) -> str:
+    async def listen(self, way: Listen | str) -> str:
         """
-        Take callers at ``host:port``, ``[v6]:port`` (port 0: any) or ``unix:/path`` (0600); the bound address.
+        Take callers at one more address (``core.settings.Listen``; port 0: any); the bound address.
 
-        Raises ``ListenError`` with one sentence.
+        Raises ``ListenError`` with one sentence, ``TLSFileError``.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            bound = _bind_unix(address[5:]) if address.startswith("unix:") else _bind_tcp(address)
-        except OSError as error:
-            raise ListenError(
-                f"Cannot listen on {address}: {error.strerror or error}.",
-                next_step=_LISTEN_STEPS.get(
-                    error.errno or 0, "Choose another address for listen under [server]."
-                ),
-            ) from error
-        if bound.family == socket.AF_UNIX:
-            server = await loop.create_unix_server(
-                lambda: CallerSide(self, loop), sock=bound, backlog=BACKLOG
-            )
-            self._sockets.append((address[5:], _identity(address[5:])))
-            where = address
-        else:
-            server = await loop.create_server(lambda: CallerSide(self, loop), sock=bound, backlog=BACKLOG)
-            host, port = bound.getsockname()[:2]
-            where = f"[{host}]:{port}" if bound.family == socket.AF_INET6 else f"{host}:{port}"
-        self._servers.append(server)
+        listen = Listen(address=way) if isinstance(way, str) else way
+        change = self.prepared([*(door.listen for door in self._doors), listen])
+        return (await self.open(change))[-1]
+
+    def prepared(self, listens: Sequence[Listen]) -> Change:
+        """
+        What takes callers at these addresses instead of the ones before: for ``open``, or to be abandoned.
+
+        Raises ``ListenError`` or ``TLSFileError``; then nothing has changed.
+        """
+        return Change.to(listens, self, self._doors, self._passed)
+
+    async def open(self, change: Change) -> list[str]:
+        """The bound addresses, in the order in which they are listed."""
+        self._doors = await change.make()
+        if self.draining:
+            for door in self._doors:
+                door.close()
         if self._sweeping is None:
+            loop = asyncio.get_running_loop()
             self._sweeping = loop.call_later(self._period, self._sweep, loop)
-        return where
+        return [address for door in self._doors for address in door.addresses]
 
     async def close(self, *, drain: float) -> None:
         """Take no more callers, let requests in flight end for ``drain`` seconds, then break off what is left."""
         self.draining = True
-        for server in self._servers:
-            server.close()
-        for path, identity in self._sockets:
-            _unlink_own(path, identity)
+        for door in self._doors:
+            door.close()
         for caller in list(self.callers):
             caller.close_if_idle()
         tasks = [caller.task for caller in self.callers if caller.task is not None]
@@ -314,15 +303,6 @@ class Plane:
         self._sweeping = loop.call_later(self._period, self._sweep, loop)
 
 
-_LISTEN_STEPS: Final = {
-    errno.EADDRINUSE: "Stop the other program, or choose another address for listen under [server].",
-    errno.EEXIST: "Move the file away, or choose another path for listen under [server].",
-    errno.ENOENT: "Make the folder, or choose another path for listen under [server].",
-    errno.EACCES: "Choose a port above 1023 or a folder of ours for listen under [server].",
-    errno.EADDRNOTAVAIL: "This address is not this machine's; choose another for listen under [server].",
-}
-
-
 def _sweep_period(deadlines: Deadlines) -> float:
     """Short deadlines are looked at more often, so that none is overrun by more than a quarter."""
     shortest = min(
@@ -339,55 +319,3 @@ def _half_of_descriptors() -> int:
     """Each caller may need one more towards its upstream."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1 << 20 if soft == resource.RLIM_INFINITY else max(16, soft // 2)
-
-
-def _bind_tcp(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not port.isdigit() or int(port) > 65535:
-        raise OSError("an address is HOST:PORT, [V6]:PORT or unix:/PATH")
-    found = socket.getaddrinfo(host or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, kind, protocol, _, where = found[0]
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(where)
-        bound.setblocking(False)
-    except OSError:
-        bound.close()
-        raise
-    return bound
-
-
-def _bind_unix(path: str) -> socket.socket:
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(Path(path).stat().st_mode):
-            raise FileExistsError(errno.EEXIST, "a file that is no socket is in the way")
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                Path(path).unlink()  # left over by a process that is gone
-    bound = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)  # from the first moment on nobody else may connect
-    try:
-        bound.bind(path)
-        bound.setblocking(False)
-    except OSError:
-        bound.close()
-        raise
-    finally:
-        os.umask(before)
-    return bound
-
-
-def _unlink_own(path: str, identity: tuple[int, int]) -> None:
-    """Remove our socket, unless another process has put its own there meanwhile."""
-    with contextlib.suppress(OSError):
-        if _identity(path) == identity:
-            Path(path).unlink()
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = Path(path).stat()
-    return status.st_dev, status.st_ino

@@ -11,8 +11,9 @@ from tokenproxy.core.outgoing import OutgoingProxy
 from tokenproxy.core.problems import PROBLEMS, ProblemKind
 from tokenproxy.errors import AccountError
 
-EXTRA_FIELDS: Final = {
-    "caller_unauthorized": b"WWW-Authenticate: Tokenproxy-Key\r\n",  # RFC 9110 section 11.6.1: a 401 must have one
+CHALLENGES: Final = {  # RFC 9110 sections 11.6.1 and 11.7.1: each of these must have one
+    401: b"WWW-Authenticate: Tokenproxy-Key\r\n",
+    407: b'Proxy-Authenticate: Basic realm="tokenproxy"\r\n',
 }
 
 
@@ -39,6 +40,12 @@ class ProblemError(Exception):
         self.reason = reason
         self.cors = b""
         """Lines that let the page that asked read the answer."""
+        self.proxied = False
+        """The caller takes us for a forward proxy: what would be a 401 is a 407."""
+
+    @property
+    def status(self) -> int:
+        return 407 if self.proxied else self.kind.status
 
     @property
     def kind(self) -> ProblemKind:
@@ -117,11 +124,11 @@ def render(
     Head and body of the answer, ready for the wire; ``keep`` leaves the caller's connection open, ``cors`` are lines
     that let a page read it.
     """
-    kind = problem.kind
+    status = problem.status
     members: dict[str, str | int] = {
         "type": f"urn:tokenproxy:{problem.code}",
-        "title": kind.title,
-        "status": kind.status,
+        "title": problem.kind.title,
+        "status": status,
         "code": problem.code,
         "detail": problem.detail,
     }
@@ -140,10 +147,10 @@ def render(
     body = json.dumps(members).encode() + b"\n"
     head = b"".join(
         (
-            b"HTTP/1.1 %d %s\r\n" % (kind.status, HTTPStatus(kind.status).phrase.encode()),
+            b"HTTP/1.1 %d %s\r\n" % (status, HTTPStatus(status).phrase.encode()),
             b"Content-Type: application/problem+json\r\nContent-Length: %d\r\n" % len(body),
             b"Cache-Control: no-store\r\nTokenproxy-Error: %s\r\n" % problem.code.encode(),
-            EXTRA_FIELDS.get(problem.code, b""),
+            CHALLENGES.get(status, b""),
             wait,
             cors,
             date,

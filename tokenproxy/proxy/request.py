@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, Final
@@ -12,7 +13,7 @@ from aiohttp import HttpVersion10, HttpVersion11
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from tokenproxy.core.allow import OVERRIDES
-from tokenproxy.core.routes import DOT_SEGMENT, RouteTable, place_of, valid_sub
+from tokenproxy.core.routes import DOT_SEGMENT, RouteTable, host_key, place_of, valid_sub, within
 from tokenproxy.proxy import plain
 from tokenproxy.proxy.card import canonical
 from tokenproxy.proxy.draft import Draft, Preflight, cors, form
@@ -70,6 +71,8 @@ FOREIGN_METHODS: Final = frozenset(
     )
 )
 """The parser lets these in only under another protocol's name, which it does not tell."""
+HTTP: Final = b"http://"
+HTTPS: Final = b"https://"
 VIA: Final = b"Via: 1.1 tokenproxy\r\n"
 
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
@@ -125,14 +128,15 @@ class Request:
 class Gate:
     """The rules of one configuration: whose requests are let in, and which lane they take."""
 
-    __slots__ = ("_hosts", "_keys", "_lanes", "_own_hosts", "_routed", "_table", "lines")
+    __slots__ = ("_hosts", "_keys", "_lanes", "_named", "_ours", "_routed", "_table", "lines")
 
     def __init__(
         self, table: RouteTable, *, lanes: Mapping[str, Lane], hosts: Iterable[str], keys: Iterable[str]
     ) -> None:
         self._table = table
         self._lanes = lanes
-        self._own_hosts = frozenset(host.lower() for host in hosts) | {host for host in table.by_host if host}
+        self._ours = frozenset(host.lower() for host in hosts)
+        self._named = frozenset(host for host in table.by_host if host)
         self._keys = tuple(sha256(key.encode()).digest() for key in keys)
         self._routed = frozenset(name for lane in lanes.values() for name in lane.dropped)
         if any(lane.allow is not None for lane in lanes.values()):
@@ -141,8 +145,12 @@ class Gate:
         self._hosts: dict[bytes, str] = {}
         """Raw Host values that were let in -> lower case without the port."""
 
-    def admit(self, message: Message, payload: Any) -> Request:  # noqa: C901, PLR0912, PLR0915 - one pass over the fields, once per request
-        """Check a parsed head and build the one for the upstream; raises ``ProblemError``, before any token is touched."""
+    def admit(self, message: Message, payload: Any, scheme: bytes = HTTP) -> Request:  # noqa: C901, PLR0912, PLR0915 - one pass over the fields, once per request
+        """
+        Check a parsed head and build the one for the upstream; raises ``ProblemError``, before any token is touched.
+
+        ``scheme`` is how the caller came in.
+        """
         version = message.version
         if version != HttpVersion11 and version != HttpVersion10:  # noqa: PLR1714 - cheaper than building a tuple
             raise bad_request("Only HTTP/1.0 and HTTP/1.1 are spoken here.")
@@ -208,27 +216,30 @@ class Gate:
         if method in FOREIGN_METHODS:
             raise bad_request("The method belongs to RTSP or ICE.")
         target = message.path
-        if target[:1] != "/":
-            host, target = _split_absolute(target)
+        proxied = target[:1] != "/"
+        if proxied:
+            scheme, host, target = _split_absolute(target)
         if host is None:
             raise bad_request("The request has no Host.")
-        own = self._hosts.get(host) or self._check_host(host)
+        own = self._hosts.get(host) or self._check_host(host, proxied=proxied)
         # A browser shows no key when it asks whether a page may send one.
         asks = method == "OPTIONS" and origin is not None
         if self._keys and not asks:
-            self._check_key(keys)
+            self._check_key(keys, message if proxied else None)
         path = target.partition("?")[0]
         if "#" in target:
             raise bad_request("The target of the request has a fragment.")
         if ("." in path or "%" in path or "\\" in path) and DOT_SEGMENT.search(path):
             raise bad_request("The path of the request has a dot segment, plain or encoded.")
         route = self._table.match(own, path)
+        if proxied and route is not None and not route.host and not self._is_ours(own):
+            route = None  # the caller means that host, and no route without a name leads there
         if asks and origin is not None:
             lane = self._lanes[route.name] if route is not None else None
             if lane is not None and _may_ask(lane, origin, message):
                 return _preflight(lane, origin, message)
             if self._keys:
-                self._check_key(keys)
+                self._check_key(keys, message if proxied else None)
         if route is None:
             raise ProblemError(
                 "no_route",
@@ -237,7 +248,7 @@ class Gate:
             )
         lane = self._lanes[route.name]
         if origin is not None or sites:
-            _check_origin(lane, host, origin, sites)
+            _check_origin(lane, scheme + host, origin, sites)
         account = lane.account if lane.by_header is None else _account_of(lane, message)
         rest = target[lane.prefix_length - 1 :]
         rest = rest if rest[:1] == "/" else "/" + rest
@@ -276,12 +287,15 @@ class Gate:
         """A tunnel to the place that the target names (RFC 9110 section 9.3.6); no token goes through one."""
         if bodied:
             raise bad_request("A CONNECT request has no body.")
-        if host is None or _HOST.fullmatch(host) is None:
+        lacks = (
+            host is None and message.version != HttpVersion10
+        )  # as which Python's own client asks, without a Host
+        if lacks or (host is not None and _HOST.fullmatch(host) is None):
             raise bad_request("The request has no Host.")
         if place_of(message.path) is None:
             raise bad_request("The target of a CONNECT request is not HOST:PORT.")
         if self._keys:
-            self._check_key(keys)
+            self._check_key(keys, message)
         raise ProblemError(
             "not_allowed",
             "No route lets a CONNECT tunnel through to this place; no token could be attached in one.",
@@ -304,34 +318,84 @@ class Gate:
             return HOP  # ``Content_Length``: nobody needs it, and some upstream may believe it
         return ROUTED if one in self._routed else PLAIN
 
-    def _check_host(self, raw: bytes) -> str:
+    def _check_host(self, raw: bytes, *, proxied: bool) -> str:
         """Against DNS rebinding: a page's name that points at us is not a name of ours."""
         found = _HOST.fullmatch(raw)
         if found is None:
             raise bad_request("The Host of the request is not a host.")
-        name = found[1].decode().lower()
-        if name not in self._own_hosts and not _LOOPBACK.fullmatch(name):
-            raise ProblemError(
-                "host_refused",
-                "The Host of the request is neither loopback's nor configured.",
-                next_step="Add the name to hosts under [server], or call the proxy as localhost.",
-            )
+        name = host_key(found[1].decode())
+        if not (self._is_ours(name) or name in self._named or self._table.below(name)):
+            raise _no_such_host() if proxied else _host_refused()
         if len(self._hosts) >= KNOWN:
             self._hosts.clear()
         self._hosts[raw] = name
         return name
 
-    def _check_key(self, given: tuple[bytes, ...]) -> None:
+    def _is_ours(self, name: str) -> bool:
+        """Whether a host means this proxy, and not what a route leads to."""
+        return name in self._ours or within(name, self._ours) or _LOOPBACK.fullmatch(name) is not None
+
+    def _check_key(self, given: tuple[bytes, ...], proxied: Message | None) -> None:
+        """``proxied``: the message of a caller that takes us for a forward proxy and may show its key as one does."""
+        if proxied is not None and not given:
+            given = _proxy_passwords(proxied)
         digest = sha256(given[0] if len(given) == 1 else b"").digest()
         known = False
         for key in self._keys:  # all of them, so that the time tells nothing
             known |= hmac.compare_digest(key, digest)
         if not known:
-            raise ProblemError(
-                "caller_unauthorized",
-                "The request carries no valid Tokenproxy-Key.",
-                next_step="Send one of the keys of [server.caller_auth] in the header Tokenproxy-Key.",
-            )
+            raise _unauthorized(proxied=proxied is not None)
+
+
+def _unauthorized(*, proxied: bool) -> ProblemError:
+    if not proxied:
+        return ProblemError(
+            "caller_unauthorized",
+            "The request carries no valid Tokenproxy-Key.",
+            next_step="Send one of the keys of [server.caller_auth] in the header Tokenproxy-Key.",
+        )
+    problem = ProblemError(
+        "caller_unauthorized",
+        "The request carries no valid key, neither as Tokenproxy-Key nor as the password of the proxy.",
+        next_step="Put one of the keys of [server.caller_auth] into the proxy's address: http://x:KEY@HOST:PORT.",
+    )
+    problem.proxied = True
+    return problem
+
+
+def _proxy_passwords(message: Message) -> tuple[bytes, ...]:
+    """
+    The password of each ``Proxy-Authorization: Basic``, whatever the user's name (RFC 7617 section 2).
+
+    It is what ``http_proxy=http://x:KEY@127.0.0.1:8080`` makes of a key.
+    """
+    found: list[bytes] = []
+    for name, value in message.raw_headers:
+        if name.lower() != b"proxy-authorization":
+            continue
+        scheme, _, encoded = value.partition(b" ")
+        try:
+            pair = b64decode(encoded.strip(), validate=True) if scheme.lower() == b"basic" else b""
+        except ValueError:
+            pair = b""
+        found.append(pair.partition(b":")[2])
+    return tuple(found)
+
+
+def _host_refused() -> ProblemError:
+    return ProblemError(
+        "host_refused",
+        "The Host of the request is neither loopback's nor configured.",
+        next_step="Add the name to hosts under [server], or call the proxy as localhost.",
+    )
+
+
+def _no_such_host() -> ProblemError:
+    return ProblemError(
+        "no_route",
+        "No route leads to the host of this URL, and tokenproxy is no proxy for others.",
+        next_step="Name it as host of a [routes.NAME] with its upstream, or let the app reach it without the proxy (no_proxy).",
+    )
 
 
 def _drafted(  # noqa: PLR0917 - what the gate has found out so far
@@ -380,26 +444,47 @@ def _preflight(lane: Lane, origin: bytes, message: Message) -> Request:
     return request
 
 
-def _split_absolute(target: str) -> tuple[bytes, str]:
-    """Absolute-form (RFC 9112 section 3.2.2): its authority stands in the place of Host."""
+def _split_absolute(target: str) -> tuple[bytes, bytes, str]:
+    """
+    Absolute-form (RFC 9112 section 3.2.2) as scheme, authority, which stands in the place of Host, and the rest.
+
+    ``https://`` is as good as ``http://``: the route says how the request goes on.
+    """
     if target == "*":
         raise ProblemError(
             "no_route", "OPTIONS * asks about no route.", next_step="Ask about a path of a route."
         )
-    if target[:7].lower() != "http://":
-        raise bad_request("The target of the request is neither a path nor an http URL.")
-    rest = target[7:]
+    scheme = HTTPS if target[:8].lower() == "https://" else HTTP
+    if scheme is HTTP and target[:7].lower() != "http://":
+        raise bad_request("The target of the request is neither a path nor a URL of http or https.")
+    rest = target[len(scheme) :]
     end = min((at for at in (rest.find("/"), rest.find("?"), rest.find("#")) if at >= 0), default=len(rest))
     authority, path = rest[:end], rest[end:]
-    return authority.encode("utf-8", "surrogateescape"), path if path[:1] == "/" else "/" + path
+    if "@" in authority:  # RFC 9110 section 4.2.4: an attempt to obscure the authority, or a credential
+        raise bad_request("The URL of the request holds a user name.")
+    return (
+        scheme,
+        authority.encode("utf-8", "surrogateescape"),
+        path if path[:1] == "/" else "/" + path,
+    )
 
 
-def _check_origin(lane: Lane, host: bytes, origin: bytes | None, sites: tuple[bytes, ...]) -> None:
+def path_of(target: str) -> str:
+    """The path of a target that came in, for the log; "" where it has none or cannot be told."""
+    if target[:1] != "/":
+        try:
+            target = _split_absolute(target)[2]
+        except ProblemError:
+            return ""
+    return target.partition("?")[0]
+
+
+def _check_origin(lane: Lane, own: bytes, origin: bytes | None, sites: tuple[bytes, ...]) -> None:
     """Against web pages of others that use a person's proxy; the order is that of Go's CrossOriginProtection."""
     if origin is not None and origin.decode("latin-1").lower() in lane.origins:
         return
     foreign = any(site.lower() not in {b"none", b"same-origin"} for site in sites)
-    if origin is not None and origin.lower() != b"http://" + host.lower():
+    if origin is not None and origin.lower() != own.lower():
         foreign = True
     if foreign:
         raise ProblemError(

@@ -111,7 +111,10 @@ class Side(asyncio.Protocol):
 
     def reset(self) -> None:
         """Drop the connection so that the peer sees a reset: where a close would be the proper end of a body."""
-        held = self.transport.get_extra_info("socket")
-        if held is not None and held.fileno() >= 0 and not self.transport.is_closing():
+        closing = (
+            self.transport.is_closing()
+        )  # a TLS transport that was closed twice knows its socket no more
+        held = None if closing else self.transport.get_extra_info("socket")
+        if held is not None and held.fileno() >= 0:
             held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()

@@ -1,4 +1,4 @@
-"""Whom we trust and who we are towards upstreams, as an ``SSLContext``."""
+"""Whom we trust and who we are towards upstreams and callers, as an ``SSLContext``."""
 
 from __future__ import annotations
 
@@ -47,6 +47,42 @@ def tls_context(files: TLSFiles, *, where: str = "tls") -> ssl.SSLContext:
                 f"{where}.cert_file: {files.cert_file} and its key do not make a client certificate.",
                 next_step="Give a PEM certificate and the unencrypted PEM key that belongs to it.",
             ) from error
+    return context
+
+
+def server_context(files: TLSFiles, *, where: str) -> ssl.SSLContext:
+    """
+    A context that shows callers our certificate; with a ``ca_file`` it lets in who has one of that authority, only.
+
+    ``where`` names the config table in errors. Raises ``TLSFileError`` with one sentence.
+    """
+    for key, path in (
+        ("cert_file", files.cert_file),
+        ("key_file", files.key_file),
+        ("client_ca_file", files.ca_file),
+    ):
+        if path:
+            _readable(path, f"{where}.{key}")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9325 section 3.1.1
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(files.cert_file, files.key_file or None, password=lambda: b"")
+    except (ssl.SSLError, ValueError) as error:
+        raise TLSFileError(
+            f"{where}.cert_file: {files.cert_file} and its key do not make a server certificate.",
+            next_step="Give a PEM certificate with its chain, and the unencrypted PEM key that belongs to it.",
+        ) from error
+    if files.ca_file:
+        try:
+            context.load_verify_locations(files.ca_file)
+        except ssl.SSLError as error:
+            raise TLSFileError(
+                f"{where}.client_ca_file: {files.ca_file} holds no certificates in PEM form.",
+                next_step="Give a PEM file of the authorities that callers' certificates come from.",
+            ) from error
+        context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
