@@ -52,6 +52,7 @@ class RouteMetrics:
         "retries",
         "route",
         "upstream",
+        "upstream_retries",
     )
 
     def __init__(self, route: str) -> None:
@@ -67,6 +68,8 @@ class RouteMetrics:
         self.bytes_down = 0
         self.retries: dict[str, int] = {"ok": 0, "still_401": 0, "not_replayable": 0}
         """The second try after a dead-token answer."""
+        self.upstream_retries: dict[str, int] = {"ok": 0, "failed": 0, "over_budget": 0}
+        """Further tries after a failure of the upstream (``retry``), and those that were not made."""
 
     def count(self, status: int, result: str) -> None:
         key = (status // 100, result)

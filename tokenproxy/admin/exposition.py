@@ -143,6 +143,12 @@ def _requests(metrics: Metrics) -> Iterator[Metric]:
         ("route", "result"),
         (((each.route, result), count) for each in routes for result, count in each.retries.items()),
     )
+    yield _counter(
+        "tokenproxy_upstream_retries",
+        "Further tries after a passing failure of the upstream, and those that its budget forbade.",
+        ("route", "result"),
+        (((each.route, result), count) for each in routes for result, count in each.upstream_retries.items()),
+    )
     yield GaugeMetricFamily(
         "tokenproxy_callers_connected",
         "Connections of callers that are open.",

@@ -28,7 +28,7 @@ from tokenproxy.config.lines import Keys
 from tokenproxy.config.secrets import KEY_MUST_BEGIN, MUST_BEGIN, WORDS
 from tokenproxy.config.values import LOOPBACK_ADMIN, LOOPBACK_PROXY
 from tokenproxy.config.words import NOT_YET, Report, did_you_mean, either, nearest, quoted, shown
-from tokenproxy.core import settings
+from tokenproxy.core import retries, settings
 from tokenproxy.core.allow import Entry
 from tokenproxy.core.grants import TRAITS
 from tokenproxy.core.placeholders import SETTING_NAME
@@ -248,6 +248,22 @@ def _allow_entry(value: str) -> str:
 def _proxy(value: Any) -> Any:
     """An address alone is a proxy that asks for no credentials."""
     return {"url": value} if isinstance(value, str) else value
+
+
+def _fault(value: str) -> str:
+    if not retries.FAULT.fullmatch(value):
+        raise ValueError(
+            f'must be "connect", "reset", "429" or a status of 500 and above such as "503", got {shown(value)}'
+        )
+    return value
+
+
+def _repeatable(value: str) -> str:
+    if value not in retries.REPEATABLE:
+        raise ValueError(
+            f"must be one of {either(retries.REPEATABLE)}: what another method does may be done twice"
+        )
+    return value
 
 
 def _scope(value: str) -> str:
@@ -488,6 +504,20 @@ class RouteReplay(Table):
     disk: Bytes | None = _depends()
 
 
+class RetryTable(Table):
+    attempts: Annotated[int, PlainValidator(_whole(1, 5)), Kind("whole number")] = 1
+    on: Annotated[list[Annotated[str, AfterValidator(_fault)]], Field(min_length=1), Kind("list of text")] = [
+        retries.CONNECT,
+        retries.RESET,
+        "502",
+        "503",
+        "504",
+    ]
+    methods: Annotated[
+        list[Annotated[str, AfterValidator(_repeatable)]], Field(min_length=1), Kind("list of text")
+    ] = list(retries.SAFE)
+
+
 class HeaderTable(Table):
     set_: FieldValues = Field(default={}, alias="set")
     add: FieldValues = {}
@@ -516,6 +546,7 @@ class RouteTable(Table):
     tls: TLS = TLS()
     in_flight: Count = 0
     insecure_http: Flag = False
+    retry: RetryTable = RetryTable()
     request_headers: HeaderTable = HeaderTable()
     answer_headers: HeaderTable = HeaderTable()
     host_header: TextOrEmpty = ""

@@ -16,6 +16,7 @@ from tokenproxy.config.models import (
     HOST_HEADER,
     TOKEN,
     HeaderTable,
+    RetryTable,
     RouteTable,
     TargetTable,
     read,
@@ -30,6 +31,7 @@ from tokenproxy.core.grants import traits_of
 from tokenproxy.core.headers import HeaderChanges
 from tokenproxy.core.outgoing import OutgoingProxy
 from tokenproxy.core.provider import Account, Inject, Provider
+from tokenproxy.core.retries import Retry
 from tokenproxy.core.routes import Route, Target, Upstream, account_header, valid_sub
 from tokenproxy.core.settings import Limits, Replay, TLSFiles
 from tokenproxy.core.signals import Signals
@@ -59,6 +61,7 @@ _NEVER_CHANGED: Final = _NEVER_PASSED | {
 """What frames a message, belongs to one connection, or says who made it; host has a key of its own."""
 _NOT_WITH_TARGETS: Final = (
     "allow",
+    "retry",
     "request_headers",
     "answer_headers",
     "host_header",
@@ -142,6 +145,7 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
         placeholders=table.placeholders,
         targets=targets,
         allow=_allow(table),
+        retry=_retry(table.retry),
         request_headers=request_headers,
         answer_headers=answer_headers,
         host_header=table.host_header,
@@ -179,6 +183,12 @@ def _check_policies(table: RouteTable, keys: Keys, upstream: Upstream | None, re
             reading.report.problem(
                 (*keys, name), "is not for a route with targets, whose entries say what may be asked"
             )
+
+
+def _retry(table: RetryTable) -> Retry | None:
+    if table.attempts < 2:
+        return None
+    return Retry(attempts=table.attempts, on=frozenset(table.on), methods=frozenset(table.methods))
 
 
 def _ours(account: Account | None) -> frozenset[str]:

@@ -13,6 +13,7 @@ from tokenproxy.core.allow import Allow
 from tokenproxy.core.headers import UNCHANGED, HeaderChanges
 from tokenproxy.core.outgoing import OutgoingProxy
 from tokenproxy.core.provider import EMPTY, Inject
+from tokenproxy.core.retries import Retry
 from tokenproxy.core.settings import Replay, TLSFiles
 from tokenproxy.core.signals import Signals
 from tokenproxy.core.templates import address
@@ -112,6 +113,8 @@ class Route:
     """Where requests of the ``X-Proxy-*`` form may go; such a route takes no others."""
     allow: Allow | None = None
     """Requests that are let through; None: all."""
+    retry: Retry | None = None
+    """Which failures of the upstream are tried again; None: none."""
     request_headers: HeaderChanges = UNCHANGED
     answer_headers: HeaderChanges = UNCHANGED
     host_header: str = ""

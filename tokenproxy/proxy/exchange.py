@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Coroutine
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +15,7 @@ from tokenproxy import log
 from tokenproxy.core.interfaces import KeepAnswer
 from tokenproxy.core.placeholders import Values
 from tokenproxy.core.problems import BODY_NOT_REPLAYABLE
+from tokenproxy.core.retries import Budget, Retry, pause
 from tokenproxy.core.signals import Verdict
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import AccountError, StoreError
@@ -233,6 +235,80 @@ class Exchange:
 
     def _send(self, request: Request, tokens: TokenSet | None) -> Coroutine[Any, Any, Answer]:
         """Send the request with this token, or with none of ours, and wait for the final answer's head."""
+        if request.lane.retry is not None:
+            return self._persistently(request, tokens, request.lane.retry)
+        return self._sent(request, tokens)
+
+    async def _persistently(self, request: Request, tokens: TokenSet | None, retry: Retry) -> Answer:
+        """
+        Send, and send again after failures that pass, within the upstream's budget and the time for a first byte; never
+        once a byte of an answer has gone to the caller, nor where the body is not there any more.
+        """
+        plane, counts, budget = self.plane, request.lane.metrics.upstream_retries, request.lane.pool.budget
+        begun = plane.monotonic()
+        until = begun + plane.settings.deadlines.first_byte
+        budget.request(begun)
+        tries = 1
+        while True:
+            answer, failure = await self._tried(request, tokens, None if tries == 1 else until)
+            fault = str(answer.code) if answer is not None else failure.fault if failure is not None else ""
+            again = retry.means(request.method, fault)
+            if tries > 1:
+                counts["failed" if again or answer is None else "ok"] += 1
+            if (
+                not again
+                or tries == retry.attempts
+                or not await self._may_repeat(answer, budget, tries, until)
+            ):
+                break
+            tries += 1
+        if answer is not None:
+            return answer
+        raise failure or upstream_invalid("The upstream gave no answer.")
+
+    async def _tried(
+        self, request: Request, tokens: TokenSet | None, until: float | None
+    ) -> tuple[Answer | None, ProblemError | None]:
+        """An answer, or why there is none; a further try has only what is left of the time."""
+        left = None if until is None else max(until - self.plane.monotonic(), 0.0)
+        try:
+            async with asyncio.timeout(left) as time:
+                return await self._sent(request, tokens), None
+        except ProblemError as failure:
+            return None, failure
+        except TimeoutError:
+            if not time.expired():
+                raise
+            return None, ProblemError(
+                "upstream_timeout",
+                "The upstream did not begin its answer in time, not when it was asked again either.",
+                next_step="Try again; raise [deadlines] if it is slow by nature.",
+            )
+
+    async def _may_repeat(self, answer: Answer | None, budget: Budget, tries: int, until: float) -> bool:
+        """Wait as long as it takes, and let go of the answer; False where the request cannot be sent once more."""
+        plane = self.plane
+        wait = pause(
+            tries,
+            retry_after=_field(answer, b"retry-after"),
+            chance=random.random(),  # noqa: S311 - spreads load; nothing secret depends on it
+        )
+        if wait is None or plane.monotonic() + wait >= until:
+            return False
+        await self._stop_upload()
+        if self.body is not None and not self.body.replayable:
+            return False
+        if not budget.take(plane.monotonic()):
+            if self.request is not None:
+                self.request.lane.metrics.upstream_retries["over_budget"] += 1
+            return False
+        if answer is not None:
+            self._let_go(answer)
+        self.upstream = None
+        await asyncio.sleep(wait)
+        return True
+
+    def _sent(self, request: Request, tokens: TokenSet | None) -> Coroutine[Any, Any, Answer]:
         lane = request.lane
         if tokens is None:
             return self._deliver(request, lane.own_pool, request.head + b"\r\n")
@@ -611,3 +687,9 @@ class Exchange:
 def _length(answer: Answer) -> int:
     """What ``Content-Length`` promises; 0 where nobody says. The parser has seen to it that it is a number."""
     return next((int(value) for name, value in answer.raw_headers if name.lower() == b"content-length"), 0)
+
+
+def _field(answer: Answer | None, wanted: bytes) -> bytes | None:
+    if answer is None:
+        return None
+    return next((value.strip() for name, value in answer.raw_headers if name.lower() == wanted), None)

@@ -115,6 +115,7 @@ class Lane:
         "origins",
         "pool",
         "prefix_length",
+        "retry",
         "revision",
         "route",
         "signals",
@@ -156,6 +157,7 @@ class Lane:
         self.changed = frozenset(canonical(name.encode()) for name in route.request_headers.taken)
         """Names, canonical, of fields that the operator replaces or takes out."""
         self.dropped = _dropped(route) | self.changed
+        self.retry = route.retry
         self.revision = revision(route)
         self.drafted = route.placeholders or route.tokenless or bool(route.targets)
         """The head of its requests is not made at the gate (``draft.py``)."""

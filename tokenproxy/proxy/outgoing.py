@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from tokenproxy.core.outgoing import OutgoingProxy
+from tokenproxy.core.retries import CONNECT
 from tokenproxy.proxy.problem import outgoing_refused, outgoing_unreachable
 from tokenproxy.proxy.upstream import UpstreamSide
 
@@ -76,9 +77,11 @@ class Outgoing:
                 "Check its port, and name its authority in proxy.ca_file of the route.",
             ) from error
         except OSError as error:
-            raise outgoing_unreachable(
-                self.proxy, "could not be connected to", "Check that it runs, and proxy of the route."
-            ) from error
+            problem = outgoing_unreachable(
+                proxy, "could not be connected to", "Check that it runs, and proxy of the route."
+            )
+            problem.fault = CONNECT
+            raise problem from error
         return found
 
     async def _asked(self, talk: _Talk, host: str, port: int) -> None:

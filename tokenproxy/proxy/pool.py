@@ -11,6 +11,7 @@ from typing import Final
 from weakref import WeakSet
 
 from tokenproxy.core.outgoing import OutgoingProxy
+from tokenproxy.core.retries import CONNECT, Budget
 from tokenproxy.core.routes import Upstream
 from tokenproxy.core.settings import Deadlines, Limits
 from tokenproxy.proxy.outgoing import Outgoing
@@ -39,6 +40,7 @@ class Pool:
     __slots__ = (
         "__weakref__",
         "allows",
+        "budget",
         "connect_timeout",
         "idle",
         "idle_timeout",
@@ -68,6 +70,8 @@ class Pool:
         self.resolve = resolve or resolved
         self.outgoing = outgoing
         """The proxy that its connections go through."""
+        self.budget = Budget()
+        """Of second tries."""
         self.idle: list[UpstreamSide] = []
         self.sides: set[UpstreamSide] = set()
         """All open connections, for the sweep."""
@@ -110,11 +114,13 @@ class Pool:
                 else:
                     side = await self._connected_to_one(await self._allowed_addresses(self.allows))
         except TimeoutError:
-            raise ProblemError(
+            problem = ProblemError(
                 "upstream_timeout",
                 f"The upstream {upstream.authority} could not be connected to{self._through} within {self.connect_timeout:g} s.",
                 next_step="Check that it runs and that a firewall lets us through.",
-            ) from None
+            )
+            problem.fault = CONNECT
+            raise problem from None
         except ssl.SSLCertVerificationError as error:
             raise ProblemError(
                 "upstream_unreachable",
@@ -128,11 +134,13 @@ class Pool:
                 next_step="Check its port, and tls.cert_file of the route if it asks for a client certificate.",
             ) from error
         except OSError as error:
-            raise ProblemError(
+            problem = ProblemError(
                 "upstream_unreachable",
                 f"The upstream {upstream.authority} could not be connected to{self._through}.",
                 next_step="Check that it runs and that its name resolves.",
-            ) from error
+            )
+            problem.fault = CONNECT
+            raise problem from error
         if side.connected:
             # Not earlier: uvloop closes the connection of a ``connect`` that was cancelled, and never says so.
             self.sides.add(side)

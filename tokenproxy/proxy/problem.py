@@ -38,6 +38,8 @@ class ProblemError(Exception):
         """Seconds; None where nobody knows."""
         self.account = account
         self.reason = reason
+        self.fault = ""
+        """``connect`` or ``reset`` (``core.retries``) where the same request may go well the next time."""
         self.cors = b""
         """Lines that let the page that asked read the answer."""
         self.proxied = False

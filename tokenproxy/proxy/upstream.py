@@ -13,6 +13,7 @@ from aiohttp import HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 
+from tokenproxy.core.retries import CONNECT, RESET
 from tokenproxy.proxy.answer import LINES
 from tokenproxy.proxy.parsers import CHUNK_SLACK, between_messages, response_parser, stream
 from tokenproxy.proxy.plain import Answer, Payload, Whole
@@ -98,6 +99,7 @@ class UpstreamSide(Side):
         else:
             lost = _lost()
             lost.unsent = True
+            lost.fault = CONNECT
             self.problem = lost
 
     async def answer(self) -> Answer:
@@ -199,6 +201,7 @@ class UpstreamSide(Side):
                     "The upstream closed the connection in the middle of its answer's head."
                 )
             )
+            self.problem.fault = RESET
         super().connection_lost(exc)
         self._wake()
 
