@@ -88,10 +88,12 @@ def _environment() -> dict[str, str]:
 
 
 @asynccontextmanager
-async def serving(config: Path, *, python: tuple[str, ...] = ()) -> AsyncIterator[Serve]:
-    """Run ``serve`` until the block ends; ready when it is entered."""
+async def serving(
+    config: Path, *, python: tuple[str, ...] = (), module: tuple[str, ...] = ("tokenproxy",)
+) -> AsyncIterator[Serve]:
+    """Run ``serve`` until the block ends; ready when it is entered. ``module`` runs the program, with words of its own."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *python, "-m", "tokenproxy", "serve", "--config", str(config),
+        sys.executable, *python, "-m", *module, "serve", "--config", str(config),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env=_environment(), limit=2**22,
     )  # fmt: skip

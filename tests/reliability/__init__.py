@@ -1,0 +1,1 @@
+"""What ``benchmarks.reliability`` measures, with small numbers."""
