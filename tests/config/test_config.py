@@ -32,7 +32,7 @@ def test_the_least_config_has_every_default(tmp_path: Path) -> None:
     assert config.server.listen == (Listen(address="127.0.0.1:8080", local=True),)
     assert (config.admin.listen, config.admin.public_url) == ("127.0.0.1:9100", "http://127.0.0.1:9100")
     assert config.metrics.listen is None
-    assert config.store.cache == 64 * 2**20
+    assert config.store.cache == 176 * 2**20
     assert config.deadlines == Deadlines()
     assert config.limits == Limits()
     assert config.replay == ReplayBudget()

@@ -25,6 +25,7 @@ from tokenproxy.errors import StoreError
 from tokenproxy.metrics import Metrics
 from tokenproxy.oauth.accounts import OperatorAccounts
 from tokenproxy.oauth.endpoint import Endpoint
+from tokenproxy.oauth.entries import AWAKE
 from tokenproxy.oauth.entry import Entry
 from tokenproxy.oauth.source import Source
 from tokenproxy.proxy.tls import tls_context
@@ -101,6 +102,7 @@ class House:
         clock: FakeClock | None = None,
         policy: RenewPolicy | None = None,
         cache: int = 64 * MIB,
+        awake: int = AWAKE,
         accounts: Mapping[str, Account] | None = None,
         jitter: Callable[[], float] = lambda: 0.0,
         timeout: float = 5.0,
@@ -114,8 +116,8 @@ class House:
         self.accounts = dict(accounts or {"books": table(simulator, provider=profile(simulator, **changes))})
         self.metrics = Metrics()
         self._url = f"sqlite:{path}" if path else "memory:"
+        self._cache, self._awake = cache, awake
         self._spool = path.with_name("spool") if path else Path()
-        self._cache = cache
         self._jitter = jitter
         self._timeout = timeout
         self._start = start
@@ -146,6 +148,7 @@ class House:
             metrics=self.metrics,
             policy=self.policy,
             cache=self._cache,
+            awake=self._awake,
             jitter=self._jitter,
         )
         self._stack.push_async_callback(self.source.close)

@@ -24,7 +24,18 @@ STEPS = st.lists(
             *("requests", "requests", "late requests", "revoke", "minute", "hour"),
             *("outage", "no answer", "refuse connections", "heal", "rubbish", "wrong validate"),
             *("no claim", "no commit", "no give_up", "no load", "import", "reload", "leave and come back"),
-            *("refresh", "restart", "crash", "hang up", "evict", "background", "background", "month"),
+            *(
+                "refresh",
+                "restart",
+                "crash",
+                "hang up",
+                "evict",
+                "rest",
+                "rest",
+                "background",
+                "background",
+                "month",
+            ),
         ]
     ),
     max_size=25,
@@ -40,6 +51,7 @@ class History:
 
     def __init__(self, provider: PlainProvider, house: House, path: Path) -> None:
         self.provider, self.house, self.path = provider, house, path
+        self.awake = house._awake
         self.seen: TokenSet | None = None
 
     async def do(self, step: str) -> None:
@@ -103,6 +115,8 @@ class History:
             case "crash":
                 await self.house.source.close(patience=0)
                 await self.restart()
+            case "rest":
+                house.source._entries.lay_down()
             case "evict":
                 entry = house.source.entry("books")
                 if entry is not None and entry.renewal is None and entry.unstored is None:
@@ -140,20 +154,24 @@ class History:
         """The next start finds what is in doubt; one of them may still have a store that fails."""
         clock = self.house.clock
         await self.house.__aexit__(None, None, None)
-        self.house = await House(self.provider, path=self.path, clock=clock, **PROFILE).__aenter__()
+        self.house = await House(
+            self.provider, path=self.path, clock=clock, awake=self.awake, **PROFILE
+        ).__aenter__()
         await self.house.source.recovered(patience=5)
 
 
 @settings(max_examples=40, deadline=None)
-@given(steps=STEPS)
-def test_any_history_keeps_the_login(steps: list[str]) -> None:
+@given(steps=STEPS, awake=st.sampled_from([1024, 0]))
+def test_any_history_keeps_the_login(steps: list[str], awake: int) -> None:
     """At its end the world is well again, and one 401 is enough to have a live token, in memory and on disk."""
 
     async def live(folder: Path) -> None:
         clock = FakeClock()
         async with PlainProvider(clock=clock) as provider:
             provider.grace, provider.token_size = 10**9, 64
-            house = await House(provider, path=folder / "t.db", clock=clock, **PROFILE).__aenter__()
+            house = await House(
+                provider, path=folder / "t.db", clock=clock, awake=awake, **PROFILE
+            ).__aenter__()
             history = History(provider, house, folder / "t.db")
             try:
                 await house.login()

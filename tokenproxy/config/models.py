@@ -437,7 +437,7 @@ class Metrics(Table):
 class Store(Table):
     url: Text = "sqlite:tokenproxy.db"
     key: KeySources | None = _depends()
-    cache: Annotated[Bytes, AfterValidator(_size_from(settings.MIB, "1 MiB"))] = 64 * settings.MIB
+    cache: Annotated[Bytes, AfterValidator(_size_from(settings.MIB, "1 MiB"))] = 176 * settings.MIB
     spool: Text | None = _depends()
 
 

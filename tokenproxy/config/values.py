@@ -68,7 +68,7 @@ class StoreSettings:
     """The first key seals, all open."""
     base: Path
     """The config file's folder, where a ``cmd:`` runs."""
-    cache: int = 64 * MIB
+    cache: int = 176 * MIB
     """Bytes of opened token sets kept in memory."""
     spool: Path | None = None
     """A folder for token sets that the store does not take; None: one beside the store, and one on another path."""

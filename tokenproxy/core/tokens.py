@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -10,7 +9,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
-_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Freshness(Enum):
@@ -43,19 +42,10 @@ class TokenSet:
     """Whom the tokens speak for, where the provider tells (``sub``)."""
     generation: int = 1
     """Counts the token sets of one account, from 1; grows by one with each replacement."""
-    captured: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    captured: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     """Template variables from the token answer or the callback (``instance_url``), checked when they came."""
     dpop_key: str | None = field(default=None, repr=False)
     """The private key (JWK, as JSON) that these tokens are bound to (RFC 9449); losing it loses them."""
-
-    def __post_init__(self) -> None:
-        """What many token sets have in common is in memory once, not 100,000 times."""
-        for name in ("token_type", "scope", "scope_asked"):
-            word = getattr(self, name)
-            if word is not None:
-                object.__setattr__(self, name, sys.intern(word))
-        if not self.captured:
-            object.__setattr__(self, "captured", _NOTHING)
 
     @property
     def lifetime(self) -> timedelta | None:

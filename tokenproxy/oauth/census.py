@@ -12,6 +12,7 @@ from tokenproxy.core.grants import traits_of
 from tokenproxy.core.provider import Account, table_of
 from tokenproxy.metrics import AccountGauge
 from tokenproxy.oauth.entry import Entry
+from tokenproxy.oauth.resting import Packed
 
 
 class Census:
@@ -51,18 +52,31 @@ class Census:
 
 
 def gauges(
-    accounts: Mapping[str, Account], entries: Iterable[Entry], census: Census, *, now: float
+    accounts: Mapping[str, Account],
+    entries: Iterable[Entry],
+    resting: Iterable[Packed],
+    census: Census,
+    *,
+    now: float,
 ) -> list[AccountGauge]:
     """One for each account of the config; ``now`` in monotonic seconds."""
     expiry: dict[str, float] = {}
     refresh_expiry: dict[str, float] = {}
     overdue: Counter[str] = Counter()
+    used = now - 3600
     for entry in entries:
-        if now - entry.used_at > 3600:
+        if entry.used_at < used:
             continue
-        _earliest(expiry, entry.table, entry.tokens.expires_at)
-        _earliest(refresh_expiry, entry.table, entry.tokens.refresh_expires_at)
+        _earliest(expiry, entry.table, _seconds(entry.tokens.expires_at))
+        _earliest(refresh_expiry, entry.table, _seconds(entry.tokens.refresh_expires_at))
         overdue[entry.table] += now >= entry.due_at
+    for login in resting:
+        if login.used_at < used:
+            continue
+        table = login.account.name
+        _earliest(expiry, table, login.expires)
+        _earliest(refresh_expiry, table, login.refresh_expires)
+        overdue[table] += -math.inf < login.due_at <= now
     return [
         AccountGauge(
             account=table,
@@ -75,6 +89,10 @@ def gauges(
     ]
 
 
-def _earliest(found: dict[str, float], table: str, at: datetime | None) -> None:
-    if at is not None:
-        found[table] = min(found.get(table, math.inf), at.timestamp())
+def _earliest(found: dict[str, float], table: str, at: float) -> None:
+    if at < found.get(table, math.inf):
+        found[table] = at
+
+
+def _seconds(at: datetime | None) -> float:
+    return at.timestamp() if at is not None else math.inf

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import chain
 from typing import Any, Final, TypeVar, cast
 
 from tokenproxy import log
@@ -33,7 +34,7 @@ from tokenproxy.oauth.backlog import Backlog
 from tokenproxy.oauth.ceilings import Ceilings, TurnNotHadError
 from tokenproxy.oauth.census import Census, gauges
 from tokenproxy.oauth.endpoint import Endpoint
-from tokenproxy.oauth.entries import Entries
+from tokenproxy.oauth.entries import AWAKE, Entries
 from tokenproxy.oauth.entry import Entry, Hold, Outcome
 from tokenproxy.oauth.journal import AskFirst, Journal
 from tokenproxy.oauth.keepalive import KeepAlive
@@ -60,6 +61,8 @@ _SATISFIED: Final[Mapping[AskFirst, frozenset[KeepAnswer]]] = {
 }
 """With which end of a renewal, short of new tokens, somebody is content who joined it."""
 
+_WOKEN_AT_ONCE: Final = 200
+"""Logins at rest that one look of the scheduler may wake, which takes 20 microseconds each."""
 RENEWAL_PATIENCE: Final = 20.0
 """Seconds that ``close`` waits for renewals that were sent; more than one token call may take."""
 
@@ -78,9 +81,10 @@ class Source:
         metrics: Metrics,
         policy: RenewPolicy | None = None,
         cache: int = 64 * MIB,
+        awake: int = AWAKE,
         jitter: Callable[[], float],
     ) -> None:
-        """``cache`` in bytes; ``jitter`` gives numbers from -1 to 1."""
+        """``cache`` in bytes; ``awake`` logins need not rest; ``jitter`` gives numbers from -1 to 1."""
         self._accounts = dict(accounts)
         self._configured_at = clock.now()
         self._store = store
@@ -100,7 +104,7 @@ class Source:
             jitter=jitter,
             on_slow_down=self._ceilings.pause,
         )
-        self._entries = Entries(room=cache)
+        self._entries = Entries(room=cache, clock=clock, awake=awake)
         self._census = Census()
         self._occupied: dict[str, asyncio.Task[Any]] = {}
         """An import, a logout or a rebind under way, which no renewal may begin beside."""
@@ -113,10 +117,10 @@ class Source:
     # -- what the data plane asks (core.interfaces.TokenSource) --------------------------------------------------
 
     def ready(self, account: str) -> TokenSet | None:
+        now = self._monotonic()
         entry = self._entries.get(account)
         if entry is None:
-            return None
-        now = self._monotonic()
+            return self._entries.resting.ready(account, now)
         if now >= entry.fresh_until:
             return None
         entry.used_at = now
@@ -155,7 +159,7 @@ class Source:
         return await self._renewed(entry, "on_401", ask if hold is None else AskFirst.RENEW_IF_DEAD)
 
     def refused_again(self, account: str, refused: TokenSet, *, route: str) -> None:
-        entry = self._entries.get(account)
+        entry = self._wake(account)
         if entry is None or entry.tokens.generation != refused.generation:
             return
         seconds = entry.hold(route, self._monotonic(), self._policy)
@@ -163,7 +167,10 @@ class Source:
             log.event(_log, "renewals_held", account=account, route=route, seconds=seconds)
 
     def worked(self, account: str, tokens: TokenSet) -> None:
-        entry = self._entries.get(account)
+        resting = self._entries.resting.get(account)
+        if resting is not None and resting.settled:
+            return
+        entry = self._wake(account)
         if entry is None or entry.settled or entry.tokens.generation != tokens.generation:
             return
         entry.settled = True
@@ -227,26 +234,41 @@ class Source:
 
     def configure(self, accounts: Mapping[str, Account], policy: RenewPolicy) -> None:
         """A reload: later calls follow the new config; renewals under way end under the old one."""
-        before, self._accounts, self._policy = self._accounts, dict(accounts), policy
+        before, self._accounts = self._accounts, dict(accounts)
+        as_before, self._policy = policy == self._policy, policy
         self._ceilings.concurrent = policy.concurrent
         self._configured_at = self._clock.now()
         self._changes += 1  # what is being loaded is judged anew
         for entry in list(self._entries):
-            spec = self._accounts.get(entry.table)
-            if spec is None or spec.bound_to != entry.bound_to:
-                self._entries.drop(entry.name)  # a renewal under way still ends, where it began
-                continue
-            entry.account = spec
-            self._check_registration(entry)
-            if spec != before.get(entry.table):
-                entry.outdated = not traits_of(spec).person
-                self._stand(entry, advance(entry.standing, Event.CONFIG_CHANGED, now=self._clock.now()))
-            self._schedule(entry)
+            self._follow(entry)
+        for account in self._entries.resting.follow(before, self._accounts, as_before=as_before):
+            self._entries.drop(account)
+
+    def _follow(self, entry: Entry) -> None:
+        """Take a login under the config as it is now; one that is not its any more leaves the memory."""
+        spec, before = self._accounts.get(entry.table), entry.account
+        if spec is None or spec.bound_to != entry.bound_to:
+            self._entries.drop(entry.name)  # a renewal under way still ends, where it began
+            return
+        entry.account = spec
+        self._check_registration(entry)
+        if spec != before:
+            entry.outdated = not traits_of(spec).person
+            self._stand(entry, advance(entry.standing, Event.CONFIG_CHANGED, now=self._clock.now()))
+        self._schedule(entry)
+
+    def _wake(self, account: str) -> Entry | None:
+        """The entry of a login in memory; whatever was reloaded while it rested is made up for."""
+        entry = self._entries.wake(account)
+        if entry is None or (entry.due_at > -math.inf and entry.account is self._accounts.get(entry.table)):
+            return entry
+        self._follow(entry)
+        return self._entries.get(account)
 
     def renew_due(self, at_most: int) -> int:
         """Begin background renewals of what is used and due, dies unused, or is in doubt; how many."""
         now, begun, full = self._monotonic(), 0, set[str]()
-        for entry in list(self._entries):
+        for entry in chain(list(self._entries), self._woken(now, full)):
             if begun >= at_most:
                 break
             if now < entry.due_at or entry.table in full or not entry.in_use(now):
@@ -257,6 +279,19 @@ class Source:
                 self._begin(entry, "recovery" if entry.in_doubt else "due", AskFirst.NOT)
                 begun += 1
         return begun
+
+    def _woken(self, now: float, full: set[str]) -> Iterator[Entry]:
+        """Logins in use that rested until now, except those of tables whose ceiling is reached: they may as well go on."""
+        woken = 0
+        for account, resting in self._entries.resting.due(now):
+            if resting.account.name in full:
+                continue
+            entry = self._wake(account)
+            if entry is not None:
+                yield entry
+            woken += 1
+            if woken >= _WOKEN_AT_ONCE:
+                return
 
     async def keep_alive(self) -> int:
         """Begin to renew logins that nobody uses and that would die of it, if it is time; how many."""
@@ -315,7 +350,7 @@ class Source:
 
     def entry(self, account: str) -> Entry | None:
         """What is in memory of a login; for people's eyes."""
-        return self._entries.get(account)
+        return self._entries.look(account)
 
     @property
     def logins(self) -> int:
@@ -333,7 +368,9 @@ class Source:
 
     def gauges(self) -> list[AccountGauge]:
         """One for each account of the config."""
-        return gauges(self._accounts, self._entries, self._census, now=self._monotonic())
+        return gauges(
+            self._accounts, self._entries, self._entries.resting, self._census, now=self._monotonic()
+        )
 
     async def close(self, *, patience: float = RENEWAL_PATIENCE) -> None:
         """Let renewals that were sent end and be stored; up to ``patience`` seconds."""
@@ -364,7 +401,7 @@ class Source:
             if occupied is not None:
                 await asyncio.wait({occupied})
                 continue
-            entry = self._entries.get(account)
+            entry = self._wake(account)
             if entry is not None:
                 return entry
             if account in self._backlog:  # what the store has is spent
@@ -585,10 +622,10 @@ class Source:
     async def _settle(self, entry: Entry) -> None:
         try:
             await self._store.settled(entry.name, generation=entry.tokens.generation)
-        except StoreError:
-            entry.settled = (
-                False  # an old refresh token stays a little longer; tried again with the next answer
-            )
+        except StoreError:  # an old refresh token stays a little longer; tried again with the next answer
+            held = self._wake(entry.name)
+            if held is not None and held.tokens.generation == entry.tokens.generation:
+                held.settled = False
 
     def _may_ask_again(self, entry: Entry, hold: Hold, now: float) -> bool:
         """

@@ -33,7 +33,7 @@ class Card:
         self.tokens = tokens
         self.key = tokens.dpop_key if route.dpop else None
         """What each request is to be proven with."""
-        self.parameter = canonical(route.inject.query.encode())
+        self.parameter = b""
         """The query parameter that takes the token, as a lax upstream may read its name."""
         self.worked = False
         """The source has been told that an upstream took it."""
@@ -69,7 +69,7 @@ class Card:
             ) from None
         except ValueError as wrong:
             raise _misconfigured(f"The account's tokens lead to {wrong}.", account) from None
-        self.query = what.query.encode()
+        self.query, self.parameter = what.query.encode(), canonical(route.inject.query.encode())
         return _written(what.fields)
 
     def addressed(self, head: bytes) -> tuple[bytes, bytes, bytes]:
