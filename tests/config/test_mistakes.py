@@ -98,6 +98,8 @@ MEANING = [
     (with_route("retry = { attempts = 9 }"), "routes.books.retry.attempts: must be at most 5, got 9   line 9"),
     (with_route('retry = { on = ["404"] }'), 'routes.books.retry.on[0]: must be "connect", "reset", "429" or a status of 500 and above such as "503", got "404"   line 9'),
     (with_route('retry = { methods = ["POST"] }'), "routes.books.retry.methods[0]: must be one of GET, HEAD, OPTIONS, PUT or DELETE: what another method does may be done twice   line 9"),
+    (with_route('forwarded = "on"'), 'routes.books.forwarded: "on" is not a choice. Known: both, off, rfc7239, x-forwarded   line 9'),
+    (with_top("[server]", 'trusted_proxies = ["10.0.0.1/8"]'), 'server.trusted_proxies[0]: must be a network such as "10.0.0.0/8", an address or "unix:", got "10.0.0.1/8"   line 2'),
     (with_route("in_flight = 5000"), "routes.books.in_flight: must be at most limits.in_flight (1024), got 5000   line 9"),
     (GOOD.replace("https://api", "http://api"), "routes.books.upstream: is plain http:// beyond loopback; use https://, or say insecure_http = true   line 7"),
     (GOOD.replace("api.example.com", "u:p@api.example.com"), "routes.books.upstream: must not hold a user name or password   line 7"),

@@ -7,6 +7,7 @@ The only module that imports pydantic.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from tokenproxy.config.values import LOOPBACK_ADMIN, LOOPBACK_PROXY
 from tokenproxy.config.words import NOT_YET, Report, did_you_mean, either, nearest, quoted, shown
 from tokenproxy.core import retries, settings
 from tokenproxy.core.allow import Entry
+from tokenproxy.core.forwarded import CHOICES as FORWARDED
+from tokenproxy.core.forwarded import UNIX
 from tokenproxy.core.grants import TRAITS
 from tokenproxy.core.placeholders import SETTING_NAME
 from tokenproxy.core.provider import (
@@ -266,6 +269,17 @@ def _repeatable(value: str) -> str:
     return value
 
 
+def _network(value: str) -> str:
+    if value != UNIX:
+        try:
+            ipaddress.ip_network(value)
+        except ValueError:
+            raise ValueError(
+                f'must be a network such as "10.0.0.0/8", an address or "unix:", got {shown(value)}'
+            ) from None
+    return value
+
+
 def _scope(value: str) -> str:
     if not re.fullmatch(r"[!-~]+", value):
         raise ValueError('must be one scope without spaces; write several as ["first", "second"]')
@@ -419,6 +433,8 @@ class Server(Table):
         "auto"
     )
     allow_unauthenticated: Flag = False
+    forwarded: Annotated[str, AfterValidator(_one_of("a choice", FORWARDED)), Kind("text")] = "off"
+    trusted_proxies: Annotated[list[Annotated[str, AfterValidator(_network)]], Kind("list of text")] = []
     caller_auth: CallerAuth = CallerAuth()
 
 
@@ -546,6 +562,9 @@ class RouteTable(Table):
     tls: TLS = TLS()
     in_flight: Count = 0
     insecure_http: Flag = False
+    forwarded: Annotated[str, AfterValidator(_one_of("a choice", FORWARDED)), Kind("text")] | None = (
+        _depends()
+    )
     retry: RetryTable = RetryTable()
     request_headers: HeaderTable = HeaderTable()
     answer_headers: HeaderTable = HeaderTable()

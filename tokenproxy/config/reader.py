@@ -134,6 +134,8 @@ def _config(raw: dict[str, Any], path: Path, reading: Reading) -> values.Config:
         account_names=frozenset(named) if isinstance(named := raw.get("accounts"), dict) else frozenset(),
         replay=Replay(memory=replay.memory, disk=replay.disk),
         limits=limits,
+        forwarded=server_table.forwarded,
+        trusted_proxies=tuple(server_table.trusted_proxies),
     )
     listeners = _listeners(server_table, reading)
     listens = _listens(server_table, reading)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from tokenproxy.config.secrets import WORDS
 from tokenproxy.config.words import did_you_mean, quoted, shown
 from tokenproxy.core import templates
 from tokenproxy.core.allow import Allow, Entry
+from tokenproxy.core.forwarded import UNIX, Forwarded
 from tokenproxy.core.grants import traits_of
 from tokenproxy.core.headers import HeaderChanges
 from tokenproxy.core.outgoing import OutgoingProxy
@@ -61,6 +63,7 @@ _NEVER_CHANGED: Final = _NEVER_PASSED | {
 """What frames a message, belongs to one connection, or says who made it; host has a key of its own."""
 _NOT_WITH_TARGETS: Final = (
     "allow",
+    "forwarded",
     "retry",
     "request_headers",
     "answer_headers",
@@ -84,6 +87,9 @@ class Around:
     replay: Replay
     """For routes that say nothing."""
     limits: Limits
+    forwarded: str = "off"
+    """For routes that say nothing."""
+    trusted_proxies: tuple[str, ...] = ()
 
 
 def read_routes(raw: Mapping[str, Any], around: Around, reading: Reading) -> tuple[Route, ...]:
@@ -145,6 +151,7 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
         placeholders=table.placeholders,
         targets=targets,
         allow=_allow(table),
+        forwarded=_forwarded(table, around),
         retry=_retry(table.retry),
         request_headers=request_headers,
         answer_headers=answer_headers,
@@ -183,6 +190,18 @@ def _check_policies(table: RouteTable, keys: Keys, upstream: Upstream | None, re
             reading.report.problem(
                 (*keys, name), "is not for a route with targets, whose entries say what may be asked"
             )
+
+
+def _forwarded(table: RouteTable, around: Around) -> Forwarded | None:
+    choice = around.forwarded if table.forwarded is None else table.forwarded
+    if choice == "off":
+        return None
+    return Forwarded(
+        x_forwarded=choice in {"x-forwarded", "both"},
+        rfc7239=choice in {"rfc7239", "both"},
+        trusted=tuple(ipaddress.ip_network(each) for each in around.trusted_proxies if each != UNIX),
+        trusts_unix=UNIX in around.trusted_proxies,
+    )
 
 
 def _retry(table: RetryTable) -> Retry | None:

@@ -10,6 +10,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from tokenproxy.core.allow import Allow
+from tokenproxy.core.forwarded import Forwarded
 from tokenproxy.core.headers import UNCHANGED, HeaderChanges
 from tokenproxy.core.outgoing import OutgoingProxy
 from tokenproxy.core.provider import EMPTY, Inject
@@ -113,6 +114,8 @@ class Route:
     """Where requests of the ``X-Proxy-*`` form may go; such a route takes no others."""
     allow: Allow | None = None
     """Requests that are let through; None: all."""
+    forwarded: Forwarded | None = None
+    """What the upstream is told about the caller; None: what the caller says, as it says it."""
     retry: Retry | None = None
     """Which failures of the upstream are tried again; None: none."""
     request_headers: HeaderChanges = UNCHANGED

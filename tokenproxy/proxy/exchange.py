@@ -37,6 +37,7 @@ from tokenproxy.proxy.problem import LostError, ProblemError, render, upstream_i
 from tokenproxy.proxy.proof import nonce_of, wants_nonce
 from tokenproxy.proxy.record import RequestLog
 from tokenproxy.proxy.request import VIA, Request, path_of
+from tokenproxy.proxy.told import forwarded_lines
 from tokenproxy.proxy.upstream import UpstreamSide
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ class Exchange:
                 self._open_body(request)
             if request.draft is not None:
                 return await self._drafted(request, request.draft)
+            if lane.forwarded is not None:
+                request.head += forwarded_lines(lane.forwarded, self.caller, self.message)
             return await self._exchanged(request)
         except ProblemError as problem:
             return await self._refused(problem)
@@ -197,6 +200,7 @@ class Exchange:
                 framing(request.method, length=length, chunked=chunked),
                 b"Expect: 100-continue\r\n" if request.expects else b"",
                 VIA,
+                b"" if lane.forwarded is None else forwarded_lines(lane.forwarded, self.caller, self.message),
             )
         )
 

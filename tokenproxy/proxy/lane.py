@@ -10,6 +10,7 @@ from typing import Final
 
 from tokenproxy import log
 from tokenproxy.core.allow import Allow, RefusedError
+from tokenproxy.core.forwarded import NAMES as FORWARDED
 from tokenproxy.core.routes import Route, Target, account_header
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.metrics import RouteMetrics
@@ -110,6 +111,7 @@ class Lane:
         "changed",
         "drafted",
         "dropped",
+        "forwarded",
         "host_line",
         "metrics",
         "origins",
@@ -156,6 +158,9 @@ class Lane:
         """Names, canonical, of fields that we set beside the token's own."""
         self.changed = frozenset(canonical(name.encode()) for name in route.request_headers.taken)
         """Names, canonical, of fields that the operator replaces or takes out."""
+        self.forwarded = route.forwarded if not route.targets else None
+        if self.forwarded is not None:
+            self.changed |= {name.encode() for name in FORWARDED}
         self.dropped = _dropped(route) | self.changed
         self.retry = route.retry
         self.revision = revision(route)
