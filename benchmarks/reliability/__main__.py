@@ -9,12 +9,12 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.reliability import kills
+from benchmarks.reliability import faults, kills
 from benchmarks.reliability.result import Result, table
 
 
@@ -25,6 +25,7 @@ class Size:
     random_kills: int
     kills_each: int
     promptly: float
+    fault_codes: Sequence[str] = tuple(faults.CODES)
 
 
 WHOLE: Final = Size(random_kills=1000, kills_each=125, promptly=kills.PROMPTLY)
@@ -39,7 +40,11 @@ async def _r2(folder: Path, size: Size) -> list[Result]:
     return await kills.kills_at_every_step(folder, each=size.kills_each, promptly=size.promptly)
 
 
-TESTS: Final[dict[str, Callable[[Path, Size], Awaitable[list[Result]]]]] = {"R1": _r1, "R2": _r2}
+async def _r3(folder: Path, size: Size) -> list[Result]:
+    return [await faults.every_call_fails(folder, codes=size.fault_codes)]
+
+
+TESTS: Final[dict[str, Callable[[Path, Size], Awaitable[list[Result]]]]] = {"R1": _r1, "R2": _r2, "R3": _r3}
 
 
 async def run(names: list[str], size: Size) -> list[Result]:
