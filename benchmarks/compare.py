@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 from benchmarks import report
-from benchmarks.load import Load
+from benchmarks.machine import machine
 from benchmarks.parts import BEST_LOOP
 from benchmarks.peers import PEERS
 from benchmarks.running import allow_descriptors
@@ -32,29 +29,6 @@ def installed(names: list[str], envoy: str | None) -> tuple[dict[str, str], list
     for name in missing:
         print(f"{PEERS[name].title} is not installed: left out", file=sys.stderr)
     return {name: path for name, path in paths.items() if path}, missing
-
-
-def machine(programs: dict[str, str], stage: Stage) -> dict[str, Any]:
-    """What the numbers depend on."""
-    versions = {name: PEERS[name].says_version(path) for name, path in programs.items()}
-    ours = {"tokenproxy": version("tokenproxy"), "plain": version("aiohttp")}
-    return {
-        "cpu": cpu(),
-        "cpus": os.cpu_count(),
-        "pinned": stage.cores.proxy is not None,
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "loop": f"uvloop {version('uvloop')}" if stage.loop == "uvloop" else "asyncio",
-        "load": "own" if Load().own else "wrk",
-        "versions": versions | {name: told for name, told in ours.items() if name in programs},
-    }
-
-
-def cpu() -> str:
-    with open("/proc/cpuinfo") as file:
-        return next(
-            (line.partition(":")[2].strip() for line in file if line.startswith("model name")), "unknown"
-        )
 
 
 def run(name: str, stage: Stage, effort: Effort, about: dict[str, Any]) -> dict[str, Any]:

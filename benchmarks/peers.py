@@ -93,6 +93,7 @@ client_id = "bench"
 [routes.bench]
 upstream = "{target}"
 account = "bench"
+allow = ["GET /v2/items/**", "POST /v2/items/**", "GET /v2/users/*/orders"]
 {tls}
 """
 OTHER_ROUTE: Final = """
@@ -104,7 +105,7 @@ account = "bench"
 
 
 def tokenproxy(place: Place) -> list[str]:
-    """The product as ``serve`` runs it: store, renewal, scheduler, metrics, deadlines, and a table of routes."""
+    """The product as ``serve`` runs it: store, renewal, scheduler, metrics, deadlines, a table of routes, allow lists."""
     text = TOKENPROXY.format(
         port=place.port,
         admin=place.admin,

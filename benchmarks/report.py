@@ -1,7 +1,7 @@
 """
 The tables and the plot, from what ``benchmarks/results/`` keeps: ``python -m benchmarks.report``.
 
-Puts the tables between two marks in README.md and draws ``throughput.svg``; no figure there is typed by hand.
+Puts the tables between marks in README.md and draws ``throughput.svg``; no figure there is typed by hand.
 """
 
 from __future__ import annotations
@@ -9,18 +9,24 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks import plot
 from benchmarks.peers import PEERS
 from benchmarks.scenarios import SCENARIOS
 
 HERE: Final = Path(__file__).parent
 RESULTS: Final = HERE / "results"
 README: Final = HERE / "README.md"
-BEGIN: Final = "<!-- from here on: python -m benchmarks.report -->\n"
-END: Final = "<!-- until here -->\n"
+PLOT: Final = HERE / "throughput.svg"
+BLOCK: Final = re.compile(
+    r"(<!-- from here on: python -m benchmarks.report (\w+) -->\n).*?(<!-- until here -->\n)", re.DOTALL
+)
+"""What this program writes; the word says which results."""
 
 Result = dict[str, Any]
 """What ``compare`` found in one scenario."""
@@ -60,6 +66,11 @@ def kept() -> list[Result]:
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
+def borne() -> list[Result]:
+    """What ``strain`` found."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("strain-*.json"))]
+
+
 def median(result: Result, name: str, figure: str) -> float:
     found: list[float] = [one[name][figure] for one in result["rounds"]]
     return statistics.median(found)
@@ -90,28 +101,39 @@ def table(result: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
+def promises(result: Result) -> str:
+    """What strain found, beside what is promised."""
+    lines = [f"| **{result['title']}** | found | promised |", "|---|---|---|"]
+    for one in result["promises"]:
+        least, most, found = one["least"], one["most"], one["found"]
+        bound = "" if least is None else f"at least {least:,g}"
+        bound += "" if most is None else f"at most {most:,g}"
+        broken = (least is not None and found < least) or (most is not None and found > most)
+        written = f"{found:,.0f}" if found >= 100 else f"{found:.2f}".removesuffix(".00")
+        lines.append(f"| {one['what']} | {written} | {bound}{', **not kept**' if broken else ''} |")
+    return "\n".join(lines) + "\n"
+
+
 def measured(result: Result) -> str:
-    """When, how long, on what."""
+    """When, and on what."""
     about = result["machine"]
     versions = ", ".join(f"{PEERS[name].title} {said}" for name, said in about["versions"].items())
     return (
-        f"Measured {result['date']}, {len(result['rounds'])} rounds of {result['seconds']:g} s each, load by {about['load']}, on "
-        f"{about['cpus']} CPUs ({about['cpu']}), Linux {about['kernel']}, Python {about['python']}, {about['loop']}. {versions}.\n"
+        f"Measured {result['date']}, load by {about['load']}, on {about['cpus']} CPUs ({about['cpu']}), Linux {about['kernel']}, "
+        f"Python {about['python']}, {about['loop']}; {versions}.\n"
     )
 
 
-def page(results: list[Result]) -> str:
-    """All tables; below each run of those that were measured alike, how."""
+def page(results: list[Result], written: Callable[[Result], str]) -> str:
+    """All tables; below each run of those that were measured alike, on what."""
     alike = itertools.groupby(results, key=measured)
-    return "\n".join(f"{tables(list(some))}\n{how}" for how, some in alike)
+    return "\n".join("\n".join([*map(written, some), how]) for how, some in alike)
 
 
-def filled(readme: str, results: list[Result]) -> str:
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert begin
-    assert end
-    return f"{before}{begin}\n{page(results)}\n{end}{after}"
+def filled(readme: str) -> str:
+    """The page with the tables of what is kept."""
+    made = {"compare": lambda: page(kept(), table), "strain": lambda: page(borne(), promises)}
+    return BLOCK.sub(lambda found: f"{found[1]}\n{made[found[2]]()}\n{found[3]}", readme)
 
 
 def tables(results: list[Result]) -> str:
@@ -122,7 +144,8 @@ def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    README.write_text(filled(README.read_text(), kept()))
+    README.write_text(filled(README.read_text()))
+    PLOT.write_text(plot.drawn(kept()))
 
 
 if __name__ == "__main__":

@@ -56,21 +56,39 @@ def under_load(title: str, sent: Load, *, size: int = 908, tls: bool = False) ->
 
 
 def loaded(stage: Stage, proxy: Proxy, sent: Load, seconds: float) -> Figures:
-    """Rates, latencies, the proxy's CPU time for a request, and how busy it and the core of the load were."""
-    began, cpu, other = time.perf_counter(), proxy.process.cpu_seconds(), busy_seconds(stage.cores.other)
+    """What was found in the quietest of up to three tries; one in which others left the proxy its core is enough."""
+    tries = []
+    for _ in range(3):
+        figures, others = one_try(stage, proxy, sent, seconds)
+        tries.append((others, figures))
+        if not others > DISTURBED:
+            break
+    found = min(tries, key=lambda one: one[0])[1]
+    say(proxy, f"{found['per_second']:,.0f}/s" + f", tried {len(tries)} times" * (len(tries) > 1))
+    return found
+
+
+def one_try(stage: Stage, proxy: Proxy, sent: Load, seconds: float) -> tuple[Figures, float]:
+    """
+    Rates, latencies, the proxy's CPU time for a request, how busy it and the core of the load were.
+
+    And the part of the proxy's core that others took: programs, or the machine below this one.
+    """
+    cores, began, cpu = stage.cores, time.perf_counter(), proxy.process.cpu_seconds()
+    own, other = busy_seconds(cores.proxy), busy_seconds(cores.other)
     found = load.send(sent, proxy.port, seconds)
     took = time.perf_counter() - began
     spent = proxy.process.cpu_seconds() - cpu
-    say(proxy, f"{found.per_second:,.0f}/s")
-    return {
+    figures = {
         "per_second": found.per_second,
         "p50_ms": found.p50_ms,
         "p99_ms": found.p99_ms,
         "cpu_us": spent / found.count * 1e6,
         "proxy_busy": spent / took,
-        "other_busy": (busy_seconds(stage.cores.other) - other) / took,
+        "other_busy": (busy_seconds(cores.other) - other) / took,
         "resident_mb": proxy.process.resident(),
     }
+    return figures, (busy_seconds(cores.proxy) - own - spent) / took
 
 
 def streamed(stage: Stage, effort: Effort, *, up: bool) -> Iterator[Round]:
@@ -184,6 +202,8 @@ KB64: Final = 64 * 1024
 GIB: Final = 2**30
 IDLE: Final = 10_000
 SCRAPES: Final = 100
+DISTURBED: Final = 0.1
+"""Of the proxy's core taken by others: then what was measured is not the proxy."""
 SCENARIOS: Final[dict[str, Scenario]] = {
     "http-32": under_load("http, 32 connections, Host only", Load()),
     "http-32-fields": under_load("http, 32 connections, eight fields", Load(fields=8)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import report
+from benchmarks import plot, report
 
 
 def test_no_figure_in_the_tables_is_typed_by_hand() -> None:
@@ -10,4 +10,5 @@ def test_no_figure_in_the_tables_is_typed_by_hand() -> None:
     readme = report.README.read_text()
 
     assert report.kept()
-    assert report.filled(readme, report.kept()) == readme
+    assert report.filled(readme) == readme
+    assert plot.drawn(report.kept()) == report.PLOT.read_text()

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from tokenproxy.core.globs import fits
+from tokenproxy.core.globs import meaning
 
 ANY: Final = "*"
 OVERRIDES: Final = frozenset(
@@ -60,9 +60,12 @@ class Entry:
     methods: frozenset[str]
     """``HEAD`` is among them where ``GET`` is, as with nginx; ``*`` for every method."""
     pattern: str
+    means: Callable[[str], object] = field(init=False, repr=False, compare=False)
+    """True for the paths of the pattern."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pattern", _spelt(self.pattern))
+        object.__setattr__(self, "means", meaning(self.pattern))
 
     @classmethod
     def of(cls, text: str) -> Entry:
@@ -107,11 +110,12 @@ class Allow:
                 "A header of the request asks for another method or path than the request has."
             )
         path = _spelt(path)
-        found = [entry.methods for entry in self.entries if fits(entry.pattern, path)]
-        if not found:
-            raise RefusedError("No entry of allow has this path.")
-        if not any(method in methods or ANY in methods for methods in found):
+        for entry in self.entries:
+            if (method in entry.methods or ANY in entry.methods) and entry.means(path):
+                return
+        if any(entry.means(path) for entry in self.entries):
             raise RefusedError("The entries of allow for this path do not have this method.")
+        raise RefusedError("No entry of allow has this path.")
 
 
 def check_path(path: str) -> None:

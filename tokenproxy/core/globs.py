@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+
+
+def meaning(pattern: str) -> Callable[[str], object]:
+    """
+    ``fits`` for one pattern, prepared: true for the paths that it means.
+
+    A regular expression takes a tenth of the time, and is safe where nothing in it can be tried in many ways: with one
+    ``**`` and one ``*`` in a segment at most, which is how nearly all patterns are.
+    """
+    segments = pattern.split("/")
+    if segments.count("**") > 1 or any(each.count("*") > 1 for each in segments if each != "**"):
+        return lambda path: fits(pattern, path)
+    first, *rest = segments
+    return re.compile(_written(first) + "".join(map(_step, rest)), re.DOTALL).fullmatch
+
+
+def _step(segment: str) -> str:
+    return "(?:/[^/]*)*" if segment == "**" else "/" + _written(segment)
+
+
+def _written(segment: str) -> str:
+    return "[^/]+" if segment == "*" else re.escape(segment).replace(r"\*", "[^/]*")
 
 
 def fits(pattern: str, path: str) -> bool:
