@@ -20,6 +20,20 @@ def test_the_error_page_lists_every_code_with_its_status() -> None:
     assert BODY_NOT_REPLAYABLE in (ROOT / "docs/errors.md").read_text()
 
 
+def test_each_line_about_http_names_tests_that_exist() -> None:
+    rows = re.findall(
+        r"^\| (?!What|---)(.*) \| (.*) \| (.*) \|$", (ROOT / "docs/http.md").read_text(), re.MULTILINE
+    )
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+
+    assert len(rows) > 40
+    for what, _, named in rows:
+        names = re.findall(r"`(test_\w+)`", named)
+        assert names, what
+        for name in names:
+            assert f"def {name}(" in tests, f"{what}: {name}"
+
+
 def test_the_readme_s_config_is_a_config(tmp_path: Path) -> None:
     """A newcomer copies it first of all; it is at most twelve lines long."""
     text = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]

@@ -92,7 +92,7 @@ async def test_hop_by_hop_fields_stay_here() -> None:
             b"x-Yours: 2",
             b"X-Theirs: 3",
             b"Keep-Alive: timeout=5",
-            b"TE: trailers",
+            b"TE: trailers;q=0.5, gzip",
             b"Trailer: X-T",
             b"Proxy-Authorization: Basic eDp5",
             b"Proxy-Connection: keep-alive",

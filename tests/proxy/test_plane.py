@@ -17,7 +17,7 @@ from tokenproxy.core.settings import Limits, TLSFiles
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.metrics import Metrics
 from tokenproxy.oauth.signer import Prover
-from tokenproxy.proxy import ListenError, Plane, PlaneSettings, TLSFileError
+from tokenproxy.proxy import ListenError, Plane, PlaneSettings, TLSFileError, side
 from tokenproxy.proxy.lane import Lane, Turns
 from tokenproxy.proxy.problem import ProblemError
 
@@ -193,6 +193,19 @@ async def test_a_drain_lets_requests_end() -> None:
         assert (answer.body, answer.values(b"connection")) == (b"done", [b"close"])
         await closing
         assert not s.plane.callers
+
+
+async def test_a_drain_lets_the_last_bytes_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request is over when its answer is written, which is not when the caller has it."""
+    monkeypatch.setattr(side, "WRITE_HIGH", 1 << 30)
+    size = 20 << 20
+    async with stage(ok(b"x" * size)) as s:
+        caller = await s.caller()
+        await caller.send(GET)
+        await until(lambda: s.logged)
+        closing = asyncio.create_task(s.plane.close(drain=5))
+        assert (await caller.answer()).body == b"x" * size
+        await closing
 
 
 async def test_a_drain_ends_when_its_time_is_up() -> None:

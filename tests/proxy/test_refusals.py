@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.proxy.actors import Caller, chunked, ok, route_to, stage
-from tokenproxy.core.settings import Limits
+from tests.proxy.actors import Caller, Line, chunked, ok, route_to, stage, until
+from tokenproxy.core.settings import Deadlines, Limits
+from tokenproxy.proxy import caller as caller_side
+from tokenproxy.proxy import side
 
 HOST = b"Host: localhost\r\n"
 
@@ -242,14 +244,19 @@ async def test_a_trailer_does_not_become_a_field_of_the_next_request(
         ]
 
 
-async def test_a_request_behind_a_chunked_one_in_the_same_segment_is_not_answered() -> None:
-    """It would carry the trailer; the connection says close, and the caller sends it again."""
+async def test_a_request_behind_a_chunked_one_in_the_same_segment_is_answered_without_its_trailer() -> None:
+    """Pipelining (RFC 9112 section 9.3.2) after a trailer section (RFC 9110 section 6.5.1)."""
     async with stage() as s:
         caller = await s.caller()
         await caller.send(posted(TE) + chunked(b"abc", trailer=b"X-User: eve\r\n") + HIDDEN)
-        assert (await caller.answer()).values(b"connection") == [b"close"]
-        assert await caller.rest() == b""
-        assert [seen.target for seen in s.upstream.seen] == [b"/x"]
+        for _ in range(2):
+            assert (await caller.answer()).body == b"hello"
+        assert [seen.target for seen in s.upstream.seen] == [b"/x", b"/hidden"]
+        assert s.upstream.seen[1].fields == [
+            b"Host: api.example",
+            b"Via: 1.1 tokenproxy",
+            b"Authorization: Bearer token-1",
+        ]
 
 
 @pytest.mark.parametrize(
@@ -420,6 +427,36 @@ async def test_a_good_request_before_broken_bytes_is_answered() -> None:
         answer = await caller.answer()
         assert (answer.status, answer.code) == (400, "bad_request")
         assert await caller.rest() == b""
+
+
+async def test_a_refusal_leaves_time_to_read_the_answers_before_it() -> None:
+    """RFC 9112 section 9.6: what the caller sends meanwhile must not make the connection be reset."""
+    async with stage() as s:
+        caller = await s.caller()
+        await caller.send(get(b"Host: localhost") + get(b"Host: evil.example"))
+        await until(lambda: any(each.lingering for each in s.plane.callers))
+        await caller.send(HIDDEN)
+        assert (await caller.answer()).body == b"hello"
+        assert (await caller.answer()).code == "host_refused"
+        assert await caller.reader.read() == b""
+
+
+async def test_a_slow_caller_gets_all_of_an_early_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 9112 section 9.6: the short wait for its last bytes begins when ours have gone."""
+    monkeypatch.setattr(side, "WRITE_HIGH", 1 << 30)
+    monkeypatch.setattr(caller_side, "LINGER_SECONDS", 0.01)
+    size = 20 << 20
+
+    async def early(line: Line) -> None:
+        await line.send(ok(b"x" * size))
+
+    async with stage(early, deadlines=Deadlines(head=0.1)) as s:  # so that the sweep is quick
+        caller = await s.caller()
+        await caller.send(posted(b"Content-Length: 100"))
+        await until(lambda: any(each.lingering for each in s.plane.callers))
+        before = s.plane.monotonic()
+        await until(lambda: s.plane.monotonic() > before + 0.1)
+        assert (await caller.answer()).body == b"x" * size
 
 
 async def test_a_refusal_says_what_to_do_and_quotes_nothing() -> None:

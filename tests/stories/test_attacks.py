@@ -171,7 +171,7 @@ async def test_a_disguised_framing_is_refused(framing: bytes, piece: int) -> Non
 
 
 async def test_a_request_that_began_behind_a_chunked_one_costs_no_answer() -> None:
-    """The check whether the parser holds more looks at half a head: its faults must not eat the answer before it."""
+    """Half a head, and then nothing more: its end must not eat the answer before it."""
     async with stage() as st:
         caller = await st.caller()
         answer = await said(
@@ -179,7 +179,6 @@ async def test_a_request_that_began_behind_a_chunked_one_costs_no_answer() -> No
         )
         assert status(answer) == 200
         assert answer.endswith(b"hello")
-        assert b"Connection: close" in answer
 
 
 # the body that is sent again

@@ -29,6 +29,7 @@ PROBLEMS: Final[Mapping[str, ProblemKind]] = MappingProxyType(
         "body_timeout": ProblemKind(408, "The request did not arrive in time"),
         "body_too_large": ProblemKind(413, "The body of the request is too large to be looked through"),
         "head_too_large": ProblemKind(431, "The head of the request is too large"),
+        "loop_detected": ProblemKind(508, "The request came back to this proxy", "proxy_error"),
         "upstream_unreachable": ProblemKind(502, "The upstream could not be reached", "upstream_error"),
         "upstream_invalid": ProblemKind(502, "The upstream's answer is not proper HTTP", "upstream_error"),
         "upstream_timeout": ProblemKind(504, "The upstream did not answer in time", "upstream_error"),

@@ -11,23 +11,24 @@ from aiohttp import HttpVersion10, HttpVersion11
 from tokenproxy.core.problems import BODY_NOT_REPLAYABLE
 from tokenproxy.proxy import plain
 from tokenproxy.proxy.card import canonical
+from tokenproxy.proxy.chunks import announcement
 from tokenproxy.proxy.parsers import CHUNKED
 from tokenproxy.proxy.plain import KNOWN, LONGEST_LENGTH, Answer, Field, Lines, PlainAnswer
 from tokenproxy.proxy.problem import upstream_invalid
 from tokenproxy.proxy.revise import with_fields
 
-PLAIN, HOP, CONNECTION, LENGTH, ENCODING, DATE = range(6)
+PLAIN, HOP, CONNECTION, LENGTH, ENCODING, DATE, TRAILER = range(7)
 
 KINDS: Final[Mapping[bytes, int]] = {
     b"connection": CONNECTION,
     b"content-length": LENGTH,
     b"transfer-encoding": ENCODING,
     b"date": DATE,
-    # RFC 9110 section 7.6.1; trailers are not passed on, so that nothing may announce them.
+    b"trailer": TRAILER,
+    # RFC 9110 section 7.6.1
     b"keep-alive": HOP,
     b"proxy-connection": HOP,
     b"te": HOP,
-    b"trailer": HOP,
     b"upgrade": HOP,
     b"tokenproxy-error": HOP,  # says that we made the answer, which no upstream may say
 }
@@ -45,7 +46,7 @@ _status_lines: Final[dict[tuple[int, str], bytes]] = {}
 class AnswerHead:
     """How an answer goes to the caller."""
 
-    __slots__ = ("chunked", "fields", "keep", "sized", "status_line")
+    __slots__ = ("announces", "fields", "sized", "status_line", "withheld")
 
     def __init__(self, status_line: bytes, fields: bytes) -> None:
         self.status_line = status_line
@@ -53,9 +54,13 @@ class AnswerHead:
         """As they came, in order, without what belongs to the upstream's connection."""
         self.sized = False
         """Content-Length, or no body at all: the caller knows where the answer ends."""
+        self.announces = b""
+        """The line that says which trailers will come."""
+        self.withheld: frozenset[bytes] | None = None
+        """None: no trailers are announced; else the names, canonical, that Connection keeps back."""
 
 
-def read_answer(message: Answer, *, headless: bool, date: Callable[[], bytes]) -> AnswerHead:  # noqa: C901 - one pass over the fields
+def read_answer(message: Answer, *, headless: bool, date: Callable[[], bytes]) -> AnswerHead:  # noqa: C901, PLR0912 - one pass over the fields
     """
     Check a final answer and make its head; raises ``upstream_invalid``. ``headless`` where the request was HEAD,
     ``date`` makes a Date line for answers that have none (RFC 9110 section 6.6.1).
@@ -66,6 +71,7 @@ def read_answer(message: Answer, *, headless: bool, date: Callable[[], bytes]) -
     fields: list[Field] = []
     nominated: frozenset[bytes] = frozenset()
     encodings: tuple[bytes, ...] = ()
+    trailing: tuple[bytes, ...] = ()
     sized = dated = False
     code = message.code
     bodyless = headless or code == 204 or code == 304  # noqa: PLR1714 - cheaper than building a set
@@ -86,8 +92,12 @@ def read_answer(message: Answer, *, headless: bool, date: Callable[[], bytes]) -
             encodings += (field[2],)
         elif kind == CONNECTION:
             nominated |= frozenset(name.strip(b" \t").lower() for name in field[2].split(b","))
-    if encodings and not bodyless:
-        _check_encoding(encodings, chunked=bool(message.chunked), modern=version == HttpVersion11)
+        elif kind == TRAILER:
+            trailing += (field[2],)
+    if encodings:
+        _check_encoding(
+            encodings, chunked=bodyless or bool(message.chunked), modern=bodyless or version == HttpVersion11
+        )
     if nominated and nominated - {b"keep-alive", b"close"}:
         nominated -= {b"content-length"}
         fields = [field for field in fields if field[1].lower() not in nominated]
@@ -97,6 +107,9 @@ def read_answer(message: Answer, *, headless: bool, date: Callable[[], bytes]) -
         lines.append(date())
     head = AnswerHead(_status_line(code, message.reason), b"".join(lines))
     head.sized = sized or bodyless
+    if trailing:
+        head.withheld = frozenset(map(canonical, nominated))
+        head.announces = announcement(trailing, head.withheld) if message.chunked else b""
     return head
 
 
@@ -147,7 +160,7 @@ def ending(head: AnswerHead, *, modern: bool, keep: bool, marked: bool) -> tuple
     """The last lines of the head, whether the body is chunked, and whether the connection may be kept."""
     chunked = not head.sized and modern
     keep = keep and (head.sized or chunked)
-    lines = (MARK if marked else b"") + (CHUNKED if chunked else b"")
+    lines = (MARK if marked else b"") + (CHUNKED + head.announces if chunked else b"")
     if not keep:
         lines += b"Connection: close\r\n"
     elif not modern:

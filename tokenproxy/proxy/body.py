@@ -10,20 +10,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
-from typing import IO, Any, Final
+from typing import IO, Any
 
 from tokenproxy.core.settings import Deadlines, Replay, ReplayBudget
+from tokenproxy.proxy.chunks import LAST_CHUNK, chunk, last_chunk
 from tokenproxy.proxy.parsers import BUFFER
 from tokenproxy.proxy.plain import Payload
 from tokenproxy.proxy.problem import ProblemError
 from tokenproxy.proxy.side import Side
 from tokenproxy.proxy.upstream import UpstreamSide
-
-LAST_CHUNK: Final = b"0\r\n\r\n"
-
-
-def chunk(piece: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(piece), piece)
 
 
 class Vault:
@@ -155,6 +150,7 @@ class Body:
         "_replay",
         "_spool",
         "_vault",
+        "_withheld",
         "chunked",
         "complete",
         "length",
@@ -164,10 +160,18 @@ class Body:
     )
 
     def __init__(
-        self, payload: Payload, *, chunked: bool, length: int | None, replay: Replay, vault: Vault
+        self,
+        payload: Payload,
+        *,
+        chunked: bool,
+        length: int | None,
+        withheld: frozenset[bytes] | None = None,
+        replay: Replay,
+        vault: Vault,
     ) -> None:
-        """``length`` is Content-Length, None where nobody says."""
+        """``length`` is Content-Length, None where nobody says; ``withheld`` as for ``last_chunk``."""
         self._payload = payload
+        self._withheld = withheld
         self.length = length
         """What Content-Length says, None where nobody does."""
         self._replay = replay
@@ -195,7 +199,8 @@ class Body:
         whole = b"".join(self._pieces)
         if not self.chunked:
             return whole
-        return chunk(whole) + LAST_CHUNK if whole else LAST_CHUNK
+        last = LAST_CHUNK if self._withheld is None else last_chunk(self._payload, self._withheld)
+        return chunk(whole) + last if whole else last
 
     async def gather(
         self, most: int, caller: Side, *, deadlines: Deadlines, monotonic: Callable[[], float]
@@ -256,7 +261,7 @@ class Body:
                 await self._keep(piece)
                 await self._write(upstream, piece, deadlines, monotonic)
             if self.chunked:
-                upstream.transport.write(LAST_CHUNK)
+                upstream.transport.write(last_chunk(self._payload, self._withheld))
             self.sent = True
             if upstream.payload is None:
                 upstream.deadline = monotonic() + deadlines.first_byte

@@ -9,20 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from tokenproxy import log
+from tokenproxy.proxy.chunks import BrokenChunksError, ChunkedBody, ChunkReader
 from tokenproxy.proxy.exchange import Exchange
-from tokenproxy.proxy.parsers import (
-    BUFFER,
-    CHUNK_SLACK,
-    between_messages,
-    head_too_large,
-    request_parser,
-    request_problem,
-)
+from tokenproxy.proxy.parsers import BUFFER, head_too_large, request_parser, request_problem
+from tokenproxy.proxy.plain import LONGEST_LENGTH
 from tokenproxy.proxy.problem import ProblemError, bad_request, render
-from tokenproxy.proxy.request import Request
 from tokenproxy.proxy.side import Side
 
 if TYPE_CHECKING:
@@ -38,6 +32,8 @@ its way (RFC 9112 section 9.6). Without a bound in bytes a caller could keep us 
 CLIENT_HELLO: Final = b"\x16"
 """The first byte of TLS (RFC 8446 section 5.1), and of no request."""
 BLANK_LINE: Final = b"\r\n\r\n"
+LINE_END: Final = b"\r\n"
+REST_OF_LINE: Final = len("  HTTP/1.1")
 
 _log: Final = logging.getLogger("tokenproxy.proxy")
 
@@ -46,15 +42,20 @@ class CallerSide(Side):
     """
     A caller's connection.
 
-    It is in one of these states: waiting for a head (``begun`` tells whether some of it is here), serving a request
-    (``task``), or lingering until the caller has read the last answer.
+    It is in one of these states: waiting for a head (``head`` is what is here of it), serving a request (``task``), or
+    lingering until the caller has read the last answer.
+
+    The parser is given one head at a time and, where its length is known, that head's body; chunks are read by
+    ``chunks``. So it never holds a byte of another message, and no trailer: it would put the last one before the next
+    message's fields (RFC 9110 section 6.5.1).
     """
 
     __slots__ = (
-        "begun",
+        "chunks",
         "door",
         "early",
-        "fed",
+        "head",
+        "length",
         "lingered",
         "lingering",
         "parser",
@@ -73,10 +74,12 @@ class CallerSide(Side):
         self.payload: StreamReader | None = None
         self.early = b""
         """What came for the next requests while one is served."""
-        self.begun = 0
-        """Bytes of a head that is not complete."""
-        self.fed = 0
-        """Bytes of the body received after the head's segment, framing included."""
+        self.head = b""
+        """What came of a head that is not complete."""
+        self.length = 0
+        """Bytes of the body whose length is known."""
+        self.chunks: ChunkReader | None = None
+        """Reads the body that comes in chunks."""
         self.lingering = False
         self.lingered = 0
 
@@ -89,15 +92,16 @@ class CallerSide(Side):
 
     def data_received(self, data: bytes) -> None:
         if self.task is not None:
-            payload = self.payload
-            if payload is not None and not payload.is_eof():
-                self._feed_body(payload, data)
+            if self.payload is not None:
+                self._take_more(self.payload, data)
             else:
                 self._keep_for_later(data)
         elif self.lingering:
             self._discard(data)
         else:
-            self._feed_head(data)
+            found = self._take_head(data)
+            if found is not None:
+                self._begin(*found)
 
     def eof_received(self) -> None:
         """A caller that closes its half is gone, as for nginx, HAProxy and Go; the transport closes itself."""
@@ -110,25 +114,6 @@ class CallerSide(Side):
         if self.task is not None:
             self.task.cancel()
 
-    # the exchange's side
-
-    def clean(self, request: Request) -> bool:
-        """
-        Whether the parser can be trusted with the next request.
-
-        The last trailer line of a chunked request stays in the parser and comes out as the first field of the next
-        one, so that ``_following`` replaces it; what it still holds would be lost, which only a close makes up for.
-        """
-        if not request.chunked:
-            return True
-        if self.payload is None or not self.payload.is_eof():
-            return False
-        try:
-            messages, _, _ = self.parser.feed_data(b"")
-        except HttpProcessingError:
-            return False
-        return not messages and between_messages(self.parser)
-
     # deadlines
 
     def expired(self) -> None:
@@ -137,7 +122,7 @@ class CallerSide(Side):
         elif self.task is not None:
             if self.payload is not None and not self.payload.is_eof():
                 self.payload.set_exception(_too_slow("body", self.plane.settings.deadlines.body_idle))
-        elif self.begun:
+        elif self.head:
             self.refuse(_too_slow("head", self.plane.settings.deadlines.head))
         else:
             self.transport.close()
@@ -155,28 +140,68 @@ class CallerSide(Side):
     def _parser(self) -> Any:
         return request_parser(self, self.loop, line=self.plane.settings.limits.head)
 
-    def _feed_head(self, data: bytes) -> None:
+    def _take_head(self, data: bytes) -> tuple[RawRequestMessage, StreamReader] | None:
+        """
+        The next request where its head is whole, with what is here of its body; what follows that waits in ``early``.
+
+        None: more must come, or the caller has been refused.
+        """
+        whole = self.head + data if self.head else data
+        start = 0
+        while whole.startswith(LINE_END, start):  # empty lines before a request (RFC 9112 section 2.2)
+            start += 2
+        end = whole.find(BLANK_LINE, start) + len(BLANK_LINE)
         try:
-            messages = self.parser.feed_data(data)[0]
+            if end < len(BLANK_LINE):
+                self._take_part(whole, data)
+                return None
+            return self._take_whole(whole, start, end)
+        except ProblemError as problem:
+            self.refuse(problem)
         except HttpProcessingError as error:
-            tls = not self.begun and data[:1] == CLIENT_HELLO
+            tls = not self.head and data[:1] == CLIENT_HELLO
             self.refuse(self._tls_spoken() if tls else request_problem(error))
-            return
-        first = not self.begun
-        self.begun += len(data)
-        if self._too_large(messages):
-            self.refuse(head_too_large())
-        elif messages:
-            self._begin(*messages[0])
-        elif first:
+        return None
+
+    def _take_part(self, whole: bytes, data: bytes) -> None:
+        if len(whole) > self.plane.settings.limits.head:
+            raise head_too_large()
+        if self.parser.feed_data(data)[0]:  # it finds faults as early as it can
+            raise _two_ends()
+        if not self.head:
             # From the first byte on, whatever comes: a head that drips in does not buy time.
             head = self.plane.monotonic() + self.plane.settings.deadlines.head
             self.deadline = min(self.deadline, head)
+        self.head = whole
 
-    def _too_large(self, messages: Any) -> bool:
-        """The parser bounds each line, and this the head as a whole."""
-        limit = self.plane.settings.limits.head
-        return self.begun > limit and (not messages or _size_of(messages[0][0]) > limit)
+    def _take_whole(self, whole: bytes, start: int, end: int) -> tuple[RawRequestMessage, StreamReader]:
+        if end > self.plane.settings.limits.head:
+            raise head_too_large()
+        messages = self.parser.feed_data(whole[len(self.head) : end])[0]
+        self.head = b""
+        if not messages:
+            raise _two_ends()
+        message, payload = messages[0]
+        # The parser takes several blanks for one, and more than empty lines before the first word.
+        if whole.find(LINE_END, start) - start != len(message.method) + len(message.path) + REST_OF_LINE:
+            raise bad_request("The request line is not three words with one blank between them.")
+        if payload is not EMPTY_PAYLOAD:
+            payload = self._body_of(message, payload)
+        if len(whole) > end:
+            self._take_more(payload, whole[end:])
+            broken = payload.exception()
+            if broken is not None:
+                raise broken
+        return message, payload
+
+    def _body_of(self, message: RawRequestMessage, payload: StreamReader) -> StreamReader:
+        if not message.chunked:
+            length = message.headers.get("Content-Length", "")
+            self.length = int(length) if 0 < len(length) <= LONGEST_LENGTH else 0  # the gate refuses others
+            return payload
+        body = ChunkedBody(self, BUFFER, loop=self.loop)
+        self.chunks = ChunkReader(body, longest=self.plane.settings.limits.head)
+        return body
 
     def _begin(self, message: RawRequestMessage, payload: StreamReader) -> None:
         self.payload = payload
@@ -186,12 +211,12 @@ class CallerSide(Side):
         """Answer the requests that are here, one after the other."""
         try:
             while True:
-                self.begun = self.fed = 0
                 self.deadline = inf
                 if not await Exchange(self, message, payload).run() or self.door.closed:
-                    self._finish(unread=bool(self.early) or not payload.is_eof())
+                    # A caller that did not ask for the close may be sending the next request.
+                    self._finish(unread=bool(self.early) or not payload.is_eof() or not message.should_close)
                     return
-                found = self._following(chunked=bool(message.chunked))
+                found = self._following()
                 if found is None:
                     return
                 message, payload = found
@@ -203,35 +228,20 @@ class CallerSide(Side):
         finally:
             self.task = None
 
-    def _following(self, *, chunked: bool) -> tuple[RawRequestMessage, StreamReader] | None:
+    def _following(self) -> tuple[RawRequestMessage, StreamReader] | None:
         """The next request where it is here already; None: the connection waits for it, or has been refused."""
         self.payload = None
-        if chunked:
-            self.parser = self._parser()
-        data = b""
-        try:
-            messages = self.parser.feed_data(b"")[0]
-            if not messages and self.early:
-                data, self.early = self.early, b""
-                messages = self.parser.feed_data(data)[0]
-        except HttpProcessingError as error:
-            self.refuse(request_problem(error))
+        if self.chunks is not None:
+            self.chunks = None
+            self.parser = self._parser()  # this one still waits for the body
+        data, self.early = self.early, b""
+        found = self._take_head(data) if data else None
+        if self.lingering:
             return None
         if len(self.early) <= BUFFER:
             self.resume_reading()
-        # What the parser had in store of it was never counted; a request that came ahead of its turn may be weighed.
-        self.begun = _size_of(messages[0][0]) if messages else len(data)
-        if self._too_large(messages):
-            self.refuse(head_too_large())
-            return None
-        if messages:
-            message, payload = messages[0]
-            if self.early and not payload.is_eof():  # the store is empty: its body goes on in what came later
-                rest, self.early = self.early, b""
-                self.fed = 0
-                self._feed_body(payload, rest)
-                self.resume_reading()
-            return message, payload
+        if found is not None:
+            return found
         deadlines = self.plane.settings.deadlines
         now = self.plane.monotonic()
         self.deadline = now + (deadlines.head if data else deadlines.keep_alive)
@@ -239,17 +249,24 @@ class CallerSide(Side):
             self.transport.close()
         return None
 
-    def _feed_body(self, payload: StreamReader, data: bytes) -> None:
-        self.fed += len(data)
-        try:
-            self.parser.feed_data(data)
-        except HttpProcessingError:
-            if not payload.is_eof():
-                payload.set_exception(bad_request("The body of the request is broken."))
-            return
-        # After feeding, not before: before, a large piece would count as framing.
-        if not payload.is_eof() and self.fed > CHUNK_SLACK + 8 * payload.total_bytes:
-            payload.set_exception(bad_request("The chunked body of the request is nearly all framing."))
+    def _take_more(self, payload: StreamReader, data: bytes) -> None:
+        """More of a body, and what follows it."""
+        rest = data
+        if not payload.is_eof():
+            try:
+                rest = self._feed_body(payload, data)
+            except BrokenChunksError as broken:
+                payload.set_exception(bad_request(f"The body of the request is broken. {broken}"))
+                return
+        if rest:
+            self._keep_for_later(rest)
+
+    def _feed_body(self, payload: StreamReader, data: bytes) -> bytes:
+        if self.chunks is not None:
+            return self.chunks.feed(data)
+        left = self.length - payload.total_bytes
+        self.parser.feed_data(data if len(data) <= left else data[:left])
+        return data[left:]
 
     def _keep_for_later(self, data: bytes) -> None:
         self.early += data
@@ -274,7 +291,9 @@ class CallerSide(Side):
 
     def _finish(self, *, unread: bool) -> None:
         """Close so that the caller can still read the answer."""
-        self.deadline = self.plane.monotonic() + LINGER_SECONDS
+        unsent = self.transport.get_write_buffer_size() > 0
+        idle = self.plane.settings.deadlines.body_idle
+        self.deadline = self.plane.monotonic() + (idle if unsent else LINGER_SECONDS)
         self.lingering = True
         if unread and self.transport.can_write_eof() and not self.transport.is_closing():
             try:
@@ -284,7 +303,7 @@ class CallerSide(Side):
                 return
             self.resume_reading()
         else:
-            self.deadline = self.plane.monotonic() + self.plane.settings.deadlines.body_idle
+            self.deadline = self.plane.monotonic() + idle
             self.transport.close()
 
     def _discard(self, data: bytes) -> None:
@@ -293,9 +312,8 @@ class CallerSide(Side):
             self.abort()
 
 
-def _size_of(message: RawRequestMessage) -> int:
-    """Bytes of a head, without its first and last line's ends."""
-    return len(message.path) + sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
+def _two_ends() -> ProblemError:
+    return bad_request("The head of the request ends where two readers of it disagree.")
 
 
 def _too_slow(part: str, seconds: float) -> ProblemError:

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
+from aiohttp import HttpVersion11
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from tokenproxy import log
@@ -20,8 +21,9 @@ from tokenproxy.core.signals import Verdict
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import AccountError, StoreError
 from tokenproxy.proxy.answer import ending, interim, read_answer, unsaid, without_token
-from tokenproxy.proxy.body import LAST_CHUNK, Body, chunk
+from tokenproxy.proxy.body import Body
 from tokenproxy.proxy.card import Card
+from tokenproxy.proxy.chunks import LAST_CHUNK, chunk, last_chunk
 from tokenproxy.proxy.draft import (
     Draft,
     Preflight,
@@ -36,7 +38,7 @@ from tokenproxy.proxy.pool import Pool
 from tokenproxy.proxy.problem import LostError, ProblemError, render, upstream_invalid
 from tokenproxy.proxy.proof import nonce_of, wants_nonce
 from tokenproxy.proxy.record import RequestLog
-from tokenproxy.proxy.request import VIA, Request, path_of
+from tokenproxy.proxy.request import VIA, Request, SettledError, path_of
 from tokenproxy.proxy.told import forwarded_lines
 from tokenproxy.proxy.upstream import UpstreamSide
 
@@ -115,8 +117,8 @@ class Exchange:
         self.started = plane.monotonic()
         try:
             request = self.request = plane.gate.admit(self.message, self.payload, self.caller.door.scheme)
-        except ProblemError as problem:
-            return self._refuse_at_the_gate(problem)
+        except (ProblemError, SettledError) as end:
+            return self._ended_at_the_gate(end)
         lane = request.lane
         lane.metrics.in_flight += 1
         turns = 0
@@ -198,7 +200,9 @@ class Exchange:
                 lane.host_line,
                 *[b"%b: %b\r\n" % field for field in fields],
                 framing(request.method, length=length, chunked=chunked),
+                request.announces if chunked else b"",
                 b"Expect: 100-continue\r\n" if request.expects else b"",
+                request.takes,
                 VIA,
                 b"" if lane.forwarded is None else forwarded_lines(lane.forwarded, self.caller, self.message),
             )
@@ -233,6 +237,20 @@ class Exchange:
         self.answered, self.status, self.result = True, 204, "ok"
         end = b"\r\n" if keep else b"Connection: close\r\n\r\n"
         self.caller.transport.write(preflight.head + self.plane.date_line() + end)
+        return keep
+
+    def _settled(self, *, keep: bool) -> bool:
+        """Answer for ourselves (RFC 9110 section 7.6.2)."""
+        keep = keep and self.payload.is_eof() and not self.plane.draining
+        self.answered, self.status, self.result = True, 204, "ok"
+        if not keep:
+            end = b"Connection: close\r\n\r\n"
+        elif self.message.version == HttpVersion11:
+            end = b"\r\n"
+        else:
+            end = b"Connection: keep-alive\r\n\r\n"
+        self.caller.transport.write(b"HTTP/1.1 204 No Content\r\n" + self.plane.date_line() + end)
+        self._record("", "", self.message.method)
         return keep
 
     # sending
@@ -536,7 +554,7 @@ class Exchange:
             answer = revision.revised(answer)
         head = read_answer(answer, headless=request.method == "HEAD", date=plane.date_line)
         uploaded = self.body is None or self.body.sent
-        keep = request.keep and uploaded and not plane.draining and caller.clean(request)
+        keep = request.keep and uploaded and not plane.draining
         last_lines, chunked, keep = ending(
             head, modern=request.modern, keep=keep, marked=self.code == BODY_NOT_REPLAYABLE
         )
@@ -556,10 +574,13 @@ class Exchange:
             body = self.held + payload.read_nowait()
             upstream.release(answer, uploaded=uploaded, now=now)
             if chunked:
-                body = chunk(body) + LAST_CHUNK if body else LAST_CHUNK
+                last = LAST_CHUNK if head.withheld is None else last_chunk(payload, head.withheld)
+                body = chunk(body) + last if body else last
             caller.transport.write(start + body)
         else:
             await self._stream(start, payload, upstream, chunked=chunked)
+            if chunked:
+                caller.transport.write(last_chunk(payload, head.withheld))
             uploaded = self.body is None or self.body.sent
             upstream.release(answer, uploaded=uploaded, now=plane.monotonic())
         self.upstream = None
@@ -583,12 +604,12 @@ class Exchange:
             caller.transport.write(chunk(piece) if chunked else piece)
             if caller.writing_paused:
                 await caller.drain(plane.monotonic() + deadlines.body_idle)
-        if chunked:
-            caller.transport.write(LAST_CHUNK)
 
     # refusing
 
-    def _refuse_at_the_gate(self, problem: ProblemError) -> bool:
+    def _ended_at_the_gate(self, problem: ProblemError | SettledError) -> bool:
+        if isinstance(problem, SettledError):
+            return self._settled(keep=problem.keep)
         route = ""
         if isinstance(problem, NotAllowedError):
             lane = problem.lane
@@ -622,7 +643,6 @@ class Exchange:
             and (self.payload is EMPTY_PAYLOAD or self.payload.is_eof())
             and (self.upload is None or self.upload.done())
             and not self.plane.draining
-            and self.caller.clean(request)
         )
         cors = problem.cors or (request.cors if request is not None else b"")
         head, body = render(problem, date=self.plane.date_line(), route=route, keep=keep, cors=cors)
@@ -683,6 +703,7 @@ class Exchange:
             self.payload,
             chunked=request.chunked,
             length=request.length,
+            withheld=request.withheld,
             replay=request.lane.route.replay,
             vault=self.plane.vault,
         )

@@ -37,6 +37,8 @@ TLSKey = tuple[TLSFiles, Stamp]
 
 SWEEP: Final = 0.5
 """Seconds between two looks at all deadlines; with 10,000 idle connections below 0.5 % of a core."""
+FLUSH: Final = 0.01
+"""Seconds between two looks whether slow callers have taken their last answers, at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +177,7 @@ class Plane:
     async def close(self, *, drain: float) -> None:
         """Take no more callers, let requests in flight end for ``drain`` seconds, then break off what is left."""
         self.draining = True
+        end = self.monotonic() + drain
         for door in self._doors:
             door.close()
         for caller in list(self.callers):
@@ -184,6 +187,7 @@ class Plane:
             _, cut = await asyncio.wait(tasks, timeout=drain)
             if cut:
                 log.event(_log, "drain_cut", requests=len(cut))
+        await self._flushed(end - self.monotonic())
         for caller in list(self.callers):
             caller.abort()
         tasks = [caller.task for caller in self.callers if caller.task is not None]
@@ -196,6 +200,7 @@ class Plane:
             self._sweeping.cancel()
             self._sweeping = None
         self.vault.close()
+        await asyncio.sleep(0)  # until those that were aborted have been told
 
     def date_line(self) -> bytes:
         """``Date: ...``, made once a second."""
@@ -224,6 +229,12 @@ class Plane:
         self.metrics.callers_connected = len(self.callers)
 
     # inside
+
+    async def _flushed(self, seconds: float) -> None:
+        """Wait until the last bytes of all answers are on their way: a transport that is aborted drops them."""
+        while seconds > 0 and any(caller.transport.get_write_buffer_size() for caller in self.callers):
+            await asyncio.sleep(FLUSH)
+            seconds -= FLUSH
 
     def _lane(
         self,

@@ -13,9 +13,10 @@ from aiohttp import HttpVersion10, HttpVersion11
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from tokenproxy.core.allow import OVERRIDES
-from tokenproxy.core.routes import DOT_SEGMENT, RouteTable, host_key, place_of, valid_sub, within
+from tokenproxy.core.routes import DOT_SEGMENT, Route, RouteTable, host_key, place_of, valid_sub, within
 from tokenproxy.proxy import plain
 from tokenproxy.proxy.card import canonical
+from tokenproxy.proxy.chunks import announcement, wants_trailers
 from tokenproxy.proxy.draft import Draft, Preflight, cors, form
 from tokenproxy.proxy.draft import plain as plain_draft
 from tokenproxy.proxy.lane import Lane
@@ -23,7 +24,23 @@ from tokenproxy.proxy.parsers import CHUNKED
 from tokenproxy.proxy.plain import KNOWN, LONGEST_LENGTH, Field, Lines, Message, PlainRequest
 from tokenproxy.proxy.problem import ProblemError, bad_request
 
-PLAIN, HOP, HOST, CONNECTION, LENGTH, ENCODING, EXPECT, ORIGIN, SITE, KEY, ROUTED = range(11)
+(
+    PLAIN,
+    HOP,
+    HOST,
+    CONNECTION,
+    LENGTH,
+    ENCODING,
+    EXPECT,
+    ORIGIN,
+    SITE,
+    KEY,
+    ROUTED,
+    TE,
+    TRAILER,
+    FORWARDS,
+    PASSED,
+) = range(15)
 
 KINDS: Final[Mapping[bytes, int]] = {
     b"host": HOST,
@@ -34,10 +51,12 @@ KINDS: Final[Mapping[bytes, int]] = {
     b"origin": ORIGIN,
     b"sec-fetch-site": SITE,
     b"tokenproxy-key": KEY,
-    # RFC 9110 section 7.6.1; trailers are not passed on, so that nothing may announce them.
+    b"te": TE,
+    b"trailer": TRAILER,
+    b"max-forwards": FORWARDS,
+    b"via": PASSED,
+    # RFC 9110 section 7.6.1
     b"keep-alive": HOP,
-    b"te": HOP,
-    b"trailer": HOP,
     b"upgrade": HOP,
     b"http2-settings": HOP,
 }
@@ -74,6 +93,10 @@ FOREIGN_METHODS: Final = frozenset(
 HTTP: Final = b"http://"
 HTTPS: Final = b"https://"
 VIA: Final = b"Via: 1.1 tokenproxy\r\n"
+MOST_ROUNDS: Final = 5
+"""How often a request may have been here, or at others of our kind, before it goes round in a circle."""
+TAKES_TRAILERS: Final = b"TE: trailers\r\nConnection: TE\r\n"
+"""RFC 9110 section 10.1.4: it holds for one hop, and Connection must say so."""
 
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
 _LOOPBACK: Final = re.compile(r"localhost|\[::1\]|127(?:\.[0-9]{1,3}){3}")
@@ -87,6 +110,7 @@ class Request:
 
     __slots__ = (
         "account",
+        "announces",
         "chunked",
         "cors",
         "draft",
@@ -98,7 +122,9 @@ class Request:
         "length",
         "method",
         "modern",
+        "takes",
         "tokenless",
+        "withheld",
     )
 
     def __init__(self, lane: Lane, account: str, method: str, head: bytes) -> None:
@@ -110,6 +136,12 @@ class Request:
         self.idempotent = method in IDEMPOTENT
         self.chunked = False
         """The caller sends the body in chunks; what the upstream gets may be another."""
+        self.announces = b""
+        """The line that says which trailers will follow the chunks."""
+        self.withheld: frozenset[bytes] | None = None
+        """None: no trailers are announced; else the names, canonical, that are not passed on."""
+        self.takes = b""
+        """Lines that say that the caller takes trailers."""
         self.length: int | None = None
         self.expects = False
         """The caller waits for ``100 Continue`` before it sends the body."""
@@ -123,6 +155,14 @@ class Request:
         """Lines that let the page that asked read the answer."""
         self.modern = False
         """HTTP/1.1: the caller understands chunks and 1xx."""
+
+
+class SettledError(Exception):
+    """No mistake: a request that ends here, since this proxy is its final recipient; the answer is 204."""
+
+    def __init__(self, *, keep: bool) -> None:
+        super().__init__("We are the final recipient.")
+        self.keep = keep
 
 
 class Gate:
@@ -147,9 +187,10 @@ class Gate:
 
     def admit(self, message: Message, payload: Any, scheme: bytes = HTTP) -> Request:  # noqa: C901, PLR0912, PLR0915 - one pass over the fields, once per request
         """
-        Check a parsed head and build the one for the upstream; raises ``ProblemError``, before any token is touched.
+        Check a parsed head and build the one for the upstream, before any token is touched.
 
-        ``scheme`` is how the caller came in.
+        ``scheme`` is how the caller came in. Raises ``ProblemError``, and ``SettledError`` for OPTIONS that asks no one
+        but us.
         """
         version = message.version
         if version != HttpVersion11 and version != HttpVersion10:  # noqa: PLR1714 - cheaper than building a tuple
@@ -163,7 +204,10 @@ class Gate:
         encodings: tuple[bytes, ...] = ()
         length: int | None = None
         expect: bytes | None = None
-        routed = False
+        trailing: tuple[bytes, ...] = ()
+        takes = b""
+        rounds = 0
+        ends_here = routed = False
         for field in self._fields(message):
             kind = field[0]
             if kind == PLAIN:
@@ -201,6 +245,18 @@ class Gate:
                 if expect is not None or value.lower() != b"100-continue":
                     raise bad_request("The request expects something that only 100-continue may be.")
                 expect = value
+            elif kind == TE:
+                if wants_trailers(value) and version == HttpVersion11:
+                    takes = TAKES_TRAILERS
+            elif kind == TRAILER:
+                trailing += (value,)
+            elif kind == FORWARDS and message.method == "OPTIONS":
+                ends_here |= _one_less(field, fields)
+            elif kind == PASSED:
+                rounds += value.count(b"tokenproxy")
+                fields.append(field)
+            elif kind == FORWARDS:  # other methods may ignore it (RFC 9110 section 7.6.2)
+                fields.append(field)
         if encodings and (
             len(encodings) > 1
             or encodings[0].lower() != b"chunked"
@@ -216,9 +272,13 @@ class Gate:
         if method in FOREIGN_METHODS:
             raise bad_request("The method belongs to RTSP or ICE.")
         target = message.path
-        proxied = target[:1] != "/"
-        if proxied:
+        star = method == "OPTIONS" and target == "*"
+        proxied = target[:1] != "/" and not star
+        if star:
+            target = "/"
+        elif proxied:
             scheme, host, target = _split_absolute(target)
+            star = method == "OPTIONS" and message.path.count("/") == 2 and "?" not in message.path
         if host is None:
             raise bad_request("The request has no Host.")
         own = self._hosts.get(host) or self._check_host(host, proxied=proxied)
@@ -240,6 +300,8 @@ class Gate:
                 return _preflight(lane, origin, message)
             if self._keys:
                 self._check_key(keys, message if proxied else None)
+        if star and (route is None or not _is_whole_server(route)) and (not proxied or self._is_ours(own)):
+            raise SettledError(keep=_may_stay(message))  # it asks about the server as a whole
         if route is None:
             raise ProblemError(
                 "no_route",
@@ -249,13 +311,21 @@ class Gate:
         lane = self._lanes[route.name]
         if origin is not None or sites:
             _check_origin(lane, scheme + host, origin, sites)
+        if ends_here:
+            raise SettledError(keep=_may_stay(message))
+        if rounds >= MOST_ROUNDS:
+            raise _loop(lane)
         account = lane.account if lane.by_header is None else _account_of(lane, message)
         rest = target[lane.prefix_length - 1 :]
-        rest = rest if rest[:1] == "/" else "/" + rest
+        rest = "*" if star else rest if rest[:1] == "/" else "/" + rest
         chunked = bool(encodings)
         expects = expect is not None and version == HttpVersion11 and payload is not EMPTY_PAYLOAD
         if lane.allow is not None and not lane.drafted:
             lane.check_allowed(lane.allow, method, rest, _pairs(fields) if routed else ())
+        announces, withheld = b"", None
+        if trailing and chunked:
+            withheld = lane.dropped | {canonical(name) for name in nominated}
+            announces = announcement(trailing, withheld)
         if lane.drafted:
             bodied = payload is not EMPTY_PAYLOAD
             request = _drafted(lane, account, method, rest, fields, nominated, origin, bodied=bodied)
@@ -267,18 +337,19 @@ class Gate:
                     f"{method} {lane.base}{rest} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"),
                     lane.host_line,
                     *[field[3] for field in fields],
-                    CHUNKED if chunked else b"",
+                    CHUNKED + announces if chunked else b"",
                     b"Expect: 100-continue\r\n" if expects else b"",
+                    takes,
                     VIA,
                 )
             )
             request = Request(lane, account, method, head)
         request.modern = version == HttpVersion11
         request.chunked = chunked
+        request.announces, request.withheld, request.takes = announces, withheld, takes
         request.length = length
         request.expects = expects
-        # A refused upgrade leaves in doubt which protocol the next bytes are (RFC 9931): close.
-        request.keep = not (message.should_close or message.upgrade)
+        request.keep = _may_stay(message)
         return request
 
     def _connect(
@@ -444,16 +515,43 @@ def _preflight(lane: Lane, origin: bytes, message: Message) -> Request:
     return request
 
 
+def _may_stay(message: Message) -> bool:
+    """A refused upgrade leaves in doubt which protocol the next bytes are (RFC 9931): close."""
+    return not (message.should_close or message.upgrade)
+
+
+def _one_less(field: Field, fields: list[Field]) -> bool:
+    """Pass Max-Forwards of OPTIONS on, one less; whether the request goes no further (RFC 9110 section 7.6.2)."""
+    kind, name, value, _, bit = field
+    if any(other[0] == kind for other in fields) or not value.isdigit() or len(value) > LONGEST_LENGTH:
+        raise bad_request("The Max-Forwards of the request is not one number.")
+    less = b"%d" % (int(value) - 1)
+    fields.append((kind, name, less, b"%b: %b\r\n" % (name, less), bit))
+    return not int(value)
+
+
+def _is_whole_server(route: Route) -> bool:
+    """Whether ``OPTIONS *`` can go on as it is (RFC 9110 section 9.3.7): not where a path or query would be added."""
+    upstream = route.upstream
+    plain = not (upstream.path or upstream.template or route.inject.query or route.dpop)
+    return plain and route.prefix == "/" and not (route.placeholders or route.tokenless or route.targets)
+
+
+def _loop(lane: Lane) -> ProblemError:
+    name = lane.route.name
+    return ProblemError(
+        "loop_detected",
+        f"The upstream of the route {name} leads back to this proxy.",
+        next_step=f"Correct upstream of [routes.{name}]: it must be the API's own address.",
+    )
+
+
 def _split_absolute(target: str) -> tuple[bytes, bytes, str]:
     """
     Absolute-form (RFC 9112 section 3.2.2) as scheme, authority, which stands in the place of Host, and the rest.
 
     ``https://`` is as good as ``http://``: the route says how the request goes on.
     """
-    if target == "*":
-        raise ProblemError(
-            "no_route", "OPTIONS * asks about no route.", next_step="Ask about a path of a route."
-        )
     scheme = HTTPS if target[:8].lower() == "https://" else HTTP
     if scheme is HTTP and target[:7].lower() != "http://":
         raise bad_request("The target of the request is neither a path nor a URL of http or https.")

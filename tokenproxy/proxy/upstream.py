@@ -15,7 +15,8 @@ from aiohttp.streams import StreamReader
 
 from tokenproxy.core.retries import CONNECT, RESET
 from tokenproxy.proxy.answer import LINES
-from tokenproxy.proxy.parsers import CHUNK_SLACK, between_messages, response_parser, stream
+from tokenproxy.proxy.chunks import BrokenChunksError, ChunkedBody, ChunkReader, announces
+from tokenproxy.proxy.parsers import BUFFER, CHUNK_SLACK, between_messages, response_parser, stream
 from tokenproxy.proxy.plain import Answer, Payload, Whole
 from tokenproxy.proxy.problem import LostError, ProblemError, upstream_invalid
 from tokenproxy.proxy.side import Side
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 QUEUE: Final = 32
 """1xx answers that may wait to be passed on; more at once is an attack."""
 BLANK_LINE: Final = b"\r\n\r\n"
+BLANKS: Final = b"\r\n"
 STALE: Final = select.POLLIN | select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 """An idle connection that has anything to say has died, or says what nobody asked for."""
 UNCLEAN: Final = re.compile(rb"\n[^:\n]*[ \t]:|[^\r]\n|\r[^\n]|\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -44,6 +46,7 @@ class UpstreamSide(Side):
         "arrivals",
         "busy",
         "chunked",
+        "chunks",
         "fed",
         "head",
         "headless",
@@ -77,6 +80,8 @@ class UpstreamSide(Side):
         self.chunked = False
         self.left = 0
         """Bytes that are still to come of a body that is read without the parser."""
+        self.chunks: ChunkReader | None = None
+        """Reads the body of an answer that announced trailers: the parser drops them."""
         self.lenient = False
         """The parser took a duplicate field of this answer; it must not be as kind to the next one."""
         self.silent = True
@@ -133,7 +138,8 @@ class UpstreamSide(Side):
             and payload is not None
             and payload.is_eof()
             and not self.transport.is_closing()
-            and between_messages(self.parser)  # else a part of another answer waits inside
+            # else a part of another answer waits inside; with ``chunks``, what is behind the answer has told on it
+            and (self.chunks is not None or between_messages(self.parser))
         ):
             self.busy = False
             self.payload = None
@@ -142,6 +148,7 @@ class UpstreamSide(Side):
                 # The last trailer of a chunked answer stays in the parser and comes out as the first field of
                 # the next answer on this connection: another caller's. Only a new parser forgets it.
                 self.chunked = self.lenient = False
+                self.chunks = None
                 self.parser = self._parser()
             self.deadline = now + self.pool.idle_timeout
             self.pool.give_back(self)
@@ -221,6 +228,9 @@ class UpstreamSide(Side):
         if not self.head and self._take_plain(data):
             return
         self.head = self.head + data if self.head else data
+        if self.head[0] in BLANKS:  # RFC 9112 section 2.2 lets a request begin so, and no answer
+            self.fail(upstream_invalid("The upstream's answer begins with an empty line."))
+            return
         try:
             messages, upgraded, _ = self.parser.feed_data(data)
         except HttpProcessingError:
@@ -230,7 +240,7 @@ class UpstreamSide(Side):
             if upgraded:
                 self.fail(upstream_invalid("The upstream switched protocols although nobody asked for it."))
                 return
-            self._arrived(messages)
+            self._arrived(messages, self.head)
         if self.payload is None and len(self.head) > self.pool.max_head:
             self.fail(upstream_invalid("The head of the upstream's answer is too large."))
 
@@ -267,8 +277,12 @@ class UpstreamSide(Side):
         if not self.left:
             payload.feed_eof()
 
-    def _arrived(self, messages: Any) -> None:
-        for message, payload in messages:
+    def _arrived(self, messages: Any, heads: bytes) -> None:
+        """``heads`` begins with the heads of these messages."""
+        for number, (message, payload) in enumerate(messages, 1):
+            if number > 1 and _behind(heads, number - 1)[0] in BLANKS:
+                self.fail(upstream_invalid("The upstream's answer begins with an empty line."))
+                return
             if self.payload is not None:
                 self.spoiled = True  # a second final answer
                 break
@@ -277,6 +291,8 @@ class UpstreamSide(Side):
                 self.payload = payload
                 self.chunked = bool(message.chunked)
                 self.fed = 0
+                if self.chunked and announces(message.raw_headers) and not self._bodyless(message.code):
+                    self._read_chunks(_behind(heads, number))
         if self.payload is not None:
             self.head = b""
         elif len(self.queue) > QUEUE:
@@ -305,7 +321,7 @@ class UpstreamSide(Side):
                 self.fail(upstream_invalid("The upstream's answer cannot be parsed as HTTP/1.1."))
                 return
             self.head = data
-            self._arrived(messages)
+            self._arrived(messages, head)
             if self.problem is not None:
                 return
         if data:
@@ -325,9 +341,30 @@ class UpstreamSide(Side):
         except HttpProcessingError:
             return ()
 
+    def _bodyless(self, code: int) -> bool:
+        return self.headless or code == 204 or code == 304  # noqa: PLR1714 - cheaper than building a set
+
+    def _read_chunks(self, data: bytes) -> None:
+        """Read the body here, beginning with these bytes, and not in the parser."""
+        body = ChunkedBody(self, BUFFER, loop=self.loop)
+        self.payload, self.chunks = body, ChunkReader(body, longest=self.pool.max_head)
+        if data:
+            self._feed_chunks(self.chunks, data)
+
+    def _feed_chunks(self, chunks: ChunkReader, data: bytes) -> None:
+        try:
+            rest = chunks.feed(data)
+        except BrokenChunksError as broken:
+            self.fail(upstream_invalid(f"The body of the upstream's answer is broken. {broken}"))
+            return
+        self.spoiled = self.spoiled or bool(rest)
+
     def _feed_body(self, payload: Payload, data: bytes) -> None:
         if isinstance(payload, Whole):
             self.spoiled = True
+            return
+        if self.chunks is not None:
+            self._feed_chunks(self.chunks, data)
             return
         if self.left:
             self._take_more(payload, data)
@@ -352,7 +389,7 @@ class UpstreamSide(Side):
         peer closed properly; after a reset, ``feed_eof`` would make a cut body look whole. Over TLS, whoever can cut
         the line could end the body with a mere FIN: only the peer's closure alert counts (RFC 9112 section 9.8).
         """
-        if exc is None and not self.left and self._said_goodbye():
+        if exc is None and not self.left and self.chunks is None and self._said_goodbye():
             try:
                 self.parser.feed_eof()
             except HttpProcessingError:
@@ -374,6 +411,13 @@ class UpstreamSide(Side):
         except ssl.SSLError:
             return False
         return False
+
+
+def _behind(heads: bytes, number: int) -> bytes:
+    """What follows so many heads."""
+    for _ in range(number):
+        heads = heads[heads.find(BLANK_LINE) + len(BLANK_LINE) :]
+    return heads
 
 
 def _lost() -> LostError:
