@@ -108,6 +108,34 @@ class StoreContract:
         assert second.found_in_flight == NOW
         assert second.fence > first.fence
 
+    async def test_a_lease_can_be_prolonged_by_its_holder_alone(self, store: Store) -> None:
+        """A second request under one claim needs its time; who lost the lease must not send it."""
+        await adopt(store)
+        claimed = await claim(store)
+
+        assert await store.prolong(claimed, now=NOW + LEASE / 2, lease=LEASE)
+        assert await store.claim("crm/anna", generation=1, now=NOW + LEASE, lease=LEASE) is None
+        successor = await claim(store, at=NOW + LEASE * 2)
+        assert not await store.prolong(claimed, now=NOW + LEASE * 2, lease=LEASE)
+        assert await commit(store, successor)
+        assert not await store.prolong(successor, now=NOW + LEASE * 2, lease=LEASE)
+
+    async def test_what_nobody_is_at_is_found(self, store: Store) -> None:
+        """A renewal in doubt is repeated at once, but not while its holder lives, nor before its back-off is over."""
+        for minute, name in enumerate(["held", "lost", "over", "well"]):
+            await adopt(store, name)
+            if name != "well":
+                await claim(store, name, at=NOW + timedelta(minutes=minute))
+        at = NOW + timedelta(minutes=2)
+        await store.give_up(
+            await claim(store, "lost", at=at), standing=replace(LOST, retry_at=LATER), keep_mark=True
+        )
+
+        assert await store.abandoned(now=NOW + LEASE / 2, limit=9) == []
+        assert await store.abandoned(now=at + LEASE / 2, limit=9) == ["lost", "held"]
+        assert await store.abandoned(now=at + LEASE, limit=9) == ["lost", "over", "held"]
+        assert await store.abandoned(now=at + LEASE, limit=1) == ["lost"]
+
     async def test_a_lost_lease_changes_nothing(self, store: Store) -> None:
         """A holder that was stopped and wakes up late must not overwrite its successor's newer pair."""
         await adopt(store)

@@ -39,6 +39,7 @@ STEPS = st.lists(
                 "claim",
                 "commit",
                 "give_up",
+                "prolong",
                 "adopt",
                 "forget",
                 "settled",
@@ -75,6 +76,9 @@ class Actor:
                 return claimed and replace(claimed, fence=0)
             case "commit" | "give_up" if self.claims:
                 return await self.finish(what, self.claims[number % len(self.claims)])
+            case "prolong" if self.claims:
+                claimed = self.claims[number % len(self.claims)]
+                return await self.store.prolong(claimed, now=now, lease=LEASE)
             case "adopt":
                 return await self.store.adopt(
                     account, tokens(generation + 1), bound_to=BOUND, standing=OK, now=now
@@ -108,7 +112,8 @@ class Actor:
         later = NOW + timedelta(seconds=45)
         idle = [await self.store.idle("a", before=before, now=later, limit=9) for before in (later, None)]
         tally = {table: dict(counts) for table, counts in (await self.store.tally()).items()}
-        return accounts, state, await self.store.summaries(), await self.store.in_doubt(), idle, tally
+        free = await self.store.abandoned(now=later, limit=9)
+        return accounts, state, await self.store.summaries(), await self.store.in_doubt(), free, idle, tally
 
 
 @settings(max_examples=40, deadline=None)

@@ -25,7 +25,7 @@ from tokenproxy.metrics import StoreMetrics
 from tokenproxy.stores.cipher import Cipher
 from tokenproxy.stores.disk import Disk, open_disk
 from tokenproxy.stores.shelf import Shelf
-from tokenproxy.stores.sqlite import SQLiteStore, migrations, open_sqlite
+from tokenproxy.stores.sqlite import STATEMENTS, SQLiteStore, migrations, open_sqlite
 
 ROOT = Path(__file__).parents[2]
 
@@ -535,7 +535,7 @@ async def test_dropped_state_leaves_the_files(path: Path) -> None:
 
 async def store_rows(store: SQLiteStore) -> list[tuple[bytes]]:
     """The seals in the table of state, read over the store's own connection."""
-    rows = await store._disk.run("test", "SELECT sealed FROM state")
+    rows = await store._engine.run("test", "SELECT sealed FROM state")
     return [(row["sealed"],) for row in rows]
 
 
@@ -641,8 +641,11 @@ class LateDisk:
 async def test_a_read_that_was_overtaken_is_not_remembered(path: Path) -> None:
     """Else requests would go on with what an application has replaced, for as long as somebody asks."""
     async with opened(path) as store:
-        late = LateDisk(store._disk, "SELECT path, sealed")
-        shelf, cipher = Shelf(cast("Disk", late), store_id="s", metrics=StoreMetrics()), Cipher([KEY])
+        late = LateDisk(cast("Disk", store._engine), "SELECT path, sealed")
+        shelf, cipher = (
+            Shelf(cast("Disk", late), STATEMENTS, store_id="s", metrics=StoreMetrics()),
+            Cipher([KEY]),
+        )
         await shelf.put("crm/anna", "a", StateValue("old"), cipher)
         reading = asyncio.create_task(shelf.read("crm/anna", cipher))
         await late.read.wait()
@@ -655,9 +658,9 @@ async def test_a_read_that_was_overtaken_is_not_remembered(path: Path) -> None:
 
 async def test_a_value_that_is_put_while_its_row_is_sealed_anew_stays(path: Path) -> None:
     async with opened(path) as store:
-        late = LateDisk(store._disk, "SELECT sealed")
+        late = LateDisk(cast("Disk", store._engine), "SELECT sealed")
         shelf, both = (
-            Shelf(cast("Disk", late), store_id="s", metrics=StoreMetrics()),
+            Shelf(cast("Disk", late), STATEMENTS, store_id="s", metrics=StoreMetrics()),
             Cipher([KEY, OTHER_KEY]),
         )
         await shelf.put("crm/anna", "a", StateValue("old"), Cipher([OTHER_KEY]))

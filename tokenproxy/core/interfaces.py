@@ -188,12 +188,27 @@ class Store(Protocol):
     async def in_doubt(self) -> Sequence[str]:
         """Accounts whose in-flight mark is set, newest mark first."""
 
+    async def abandoned(self, *, now: datetime, limit: int) -> Sequence[str]:
+        """Of those the ones that nobody is at: no lease of a living process, no back-off that goes on over ``now``."""
+
+    def watch(self, on_change: Callable[[str, int], None]) -> None:
+        """
+        Call it when another process may have changed a row: its account and generation, in this loop, at once or late.
+
+        Not for standing still: what is told twice, or was our own doing, must do no harm. A store that nobody else can
+        have open never calls it.
+        """
+
     async def claim(self, account: str, *, generation: int, now: datetime, lease: timedelta) -> Claim | None:
         """
         Take the lease and set the in-flight mark, in one statement.
 
-        None: the stored generation is another, or somebody else holds a lease that has not run out.
+        None: the stored generation is another, or somebody else holds a lease that has not run out. Where several
+        processes share a store, its clock decides that and not ``now``, and who is not heard of any more holds none.
         """
+
+    async def prolong(self, claim: Claim, *, now: datetime, lease: timedelta) -> bool:
+        """The lease begins anew, for another request under the same claim. False: it was lost."""
 
     async def commit(
         self, claim: Claim, tokens: TokenSet, *, previous: str | None, standing: Standing, now: datetime

@@ -19,6 +19,7 @@ import sqlite3
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -27,9 +28,9 @@ import aiosqlite
 
 from tokenproxy.errors import StoreError, StoreLockedError
 from tokenproxy.metrics import StoreMetrics
+from tokenproxy.stores.engine import Value
+from tokenproxy.stores.form import epoch
 from tokenproxy.stores.keyfile import sync_directory
-
-Value = str | bytes | int | float | None
 
 _NEEDS: Final = (3, 37, 0)
 """STRICT tables; RETURNING came with 3.35."""
@@ -118,7 +119,7 @@ class Disk:
         """
         began = perf_counter()
         try:
-            rows = await self._connection.execute_fetchall(sql, parameters)
+            rows = await self._connection.execute_fetchall(sql, _bound(parameters or {}))
         except sqlite3.Error as error:
             raise self._explained(operation, error) from error
         except ValueError as error:  # how aiosqlite says that it is closed
@@ -177,6 +178,13 @@ class Disk:
         fault = _fault_of(error)
         self._metrics.error(operation, fault.kind)
         return fault.error(fault.message.format(path=self._path, cause=error), next_step=fault.next_step)
+
+
+def _bound(parameters: Mapping[str, Value]) -> dict[str, Value]:
+    """Times are seconds since the epoch here."""
+    return {
+        name: epoch(value) if isinstance(value, datetime) else value for name, value in parameters.items()
+    }
 
 
 def _fault_of(error: sqlite3.Error) -> _Fault:

@@ -31,8 +31,9 @@ def epoch(at: datetime | None) -> float | None:
     return at.timestamp()
 
 
-def instant(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+def instant(at: float | datetime | None) -> datetime | None:
+    """A time as a database gives it, be it one that knows times (PostgreSQL) or seconds since the epoch (SQLite)."""
+    return datetime.fromtimestamp(at, UTC) if isinstance(at, float | int) else at
 
 
 def tokens_to_json(tokens: TokenSet) -> bytes:

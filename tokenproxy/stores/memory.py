@@ -91,6 +91,15 @@ class MemoryStore:
         marked = [row for _, row in sorted(self._rows.items()) if row.in_flight_since is not None]
         return [row.account for row in sorted(marked, key=attrgetter("in_flight_since"), reverse=True)]
 
+    async def abandoned(self, *, now: datetime, limit: int) -> Sequence[str]:
+        found = [self._rows[name] for name in await self.in_doubt()]
+        free = [row for row in found if row.lease_until is None or row.lease_until <= now]
+        ripe = [row for row in free if row.standing.retry_at is None or row.standing.retry_at <= now]
+        return [row.account for row in ripe[:limit]]
+
+    def watch(self, on_change: Callable[[str, int], None]) -> None:
+        """Nobody else has this memory: nothing is ever called."""
+
     async def claim(self, account: str, *, generation: int, now: datetime, lease: timedelta) -> Claim | None:
         row = self._rows.get(account)
         if row is None or row.generation != generation:
@@ -102,6 +111,13 @@ class MemoryStore:
         row.lease_until = now + lease
         row.in_flight_since = now
         return Claim(account, generation, row.fence, found)
+
+    async def prolong(self, claim: Claim, *, now: datetime, lease: timedelta) -> bool:
+        row = self._rows.get(claim.account)
+        if row is None or row.fence != claim.fence or row.generation != claim.generation:
+            return False
+        row.lease_until = now + lease
+        return True
 
     async def commit(
         self, claim: Claim, tokens: TokenSet, *, previous: str | None, standing: Standing, now: datetime

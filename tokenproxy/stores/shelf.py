@@ -1,8 +1,9 @@
 """
-State of logins in the SQLite store: sealed rows, and those of logins in use open in memory.
+State of logins in a store of rows: sealed rows, and those of logins in use open in memory.
 
-A request may name state, and must not wait for a disk each time. What is here is what the file says: nobody else can
-have the file open (``disk.py``), and whatever changes a login's state drops it here.
+A request may name state, and must not wait for a disk each time. What is here is what the database says: whatever
+changes a login's state drops it here. Nobody else can have a SQLite file open (``disk.py``); what other replicas
+change in PostgreSQL is heard (``listening.py``), and while it is not, nothing is kept.
 """
 
 from __future__ import annotations
@@ -16,44 +17,31 @@ from tokenproxy.core.interfaces import MOST_STATE, StateValue
 from tokenproxy.errors import SealError
 from tokenproxy.metrics import StoreMetrics
 from tokenproxy.stores.cipher import Cipher, Place
-from tokenproxy.stores.disk import Disk, Value
+from tokenproxy.stores.engine import Engine, Value
 from tokenproxy.stores.form import state_from_json, state_to_json
+from tokenproxy.stores.statements import Statements
 
 _CACHE_BYTES: Final = 16 * 1024 * 1024
 _ENTRY_BYTES: Final = 256
 """Of a name in memory beside its values, roughly; most names have no state, and that is worth knowing too."""
 
-_READ: Final = "SELECT path, sealed FROM state WHERE account = :account ORDER BY path"
-_PUT: Final = """
-INSERT INTO state (account, path, sealed)
-SELECT :account, :path, :sealed
- WHERE (SELECT count(*) FROM state WHERE account = :account AND path <> :path) < :most
-ON CONFLICT (account, path) DO UPDATE SET sealed = excluded.sealed
-RETURNING path
-"""
-_DROP: Final = "DELETE FROM state WHERE account = :account AND path = :path RETURNING path"
-_FORGET: Final = "DELETE FROM state WHERE account = :account RETURNING path"
-
-# The first five bytes of a seal tell its version and key (cipher.py).
-_COUNT_TO_RESEAL: Final = "SELECT count(*) AS number FROM state WHERE substr(sealed, 1, 5) <> :prefix"
-_NEXT_TO_RESEAL: Final = """
-SELECT account, path FROM state
- WHERE (account, path) > (:account, :path) AND substr(sealed, 1, 5) <> :prefix
- ORDER BY account, path LIMIT 256
-"""
-_READ_TO_RESEAL: Final = """
-SELECT sealed FROM state WHERE account = :account AND path = :path AND substr(sealed, 1, 5) <> :prefix
-"""
-_RESEAL: Final = """
-UPDATE state SET sealed = :sealed WHERE account = :account AND path = :path AND sealed = :old_sealed RETURNING path
-"""
-
 
 class Shelf:
     """The table ``state``; the store's own part for it."""
 
-    def __init__(self, disk: Disk, *, store_id: str, metrics: StoreMetrics) -> None:
-        self._disk = disk
+    def __init__(
+        self,
+        engine: Engine,
+        statements: Statements,
+        *,
+        store_id: str,
+        metrics: StoreMetrics,
+        may_keep: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """``may_keep``: whether whatever changes a login's state now will be told to ``drop``."""
+        self._engine = engine
+        self._sql = statements
+        self._may_keep = may_keep
         self._store_id = store_id
         self._metrics = metrics
         self._open: OrderedDict[str, Mapping[str, StateValue]] = OrderedDict()
@@ -64,12 +52,13 @@ class Shelf:
 
     async def read(self, account: str, cipher: Cipher) -> Mapping[str, StateValue]:
         """By path; raises ``SealError`` where one does not open."""
+        may_keep = self._may_keep()
         found = self._open.get(account)
-        if found is not None:
+        if found is not None and may_keep:
             self._open.move_to_end(account)
             return found
         before = self._changes
-        rows = await self._disk.run("state", _READ, {"account": account})
+        rows = await self._engine.run("state", self._sql.read_state, {"account": account})
         try:
             found = MappingProxyType(
                 {row["path"]: self._opened(row["sealed"], account, row["path"], cipher) for row in rows}
@@ -77,7 +66,7 @@ class Shelf:
         except SealError:
             self._metrics.error("state", "decrypt")
             raise
-        if before == self._changes:
+        if may_keep and before == self._changes:
             self._keep(account, found)
         return found
 
@@ -86,9 +75,9 @@ class Shelf:
             if value is None:
                 return await self._remove(account, path)
             return bool(
-                await self._disk.run(
+                await self._engine.run(
                     "put_state",
-                    _PUT,
+                    self._sql.put_state,
                     {
                         "account": account,
                         "path": path,
@@ -103,7 +92,7 @@ class Shelf:
     async def forget(self, account: str) -> bool:
         """What a login without a row of its own has; False: nothing."""
         try:
-            return bool(await self._disk.run("forget", _FORGET, {"account": account}))
+            return bool(await self._engine.run("forget", self._sql.forget_state, {"account": account}))
         finally:
             self.drop(account)
 
@@ -112,21 +101,29 @@ class Shelf:
         self._changes += 1
         self._let_go(account)
 
+    def drop_all(self) -> None:
+        """Anything may have changed."""
+        self._changes += 1
+        self._open.clear()
+        self._bytes = 0
+
     def _let_go(self, account: str) -> None:
         found = self._open.pop(account, None)
         if found is not None:
             self._bytes -= _size(account, found)
 
     async def to_reseal(self, cipher: Cipher) -> int:
-        rows = await self._disk.run("reseal", _COUNT_TO_RESEAL, {"prefix": cipher.prefix})
+        rows = await self._engine.run("reseal", self._sql.count_state_to_reseal, {"prefix": cipher.prefix})
         number: int = rows[0]["number"]
         return number
 
     async def reseal(self, cipher: Cipher, each: Callable[[], None]) -> tuple[int, list[str]]:
         """How many were sealed anew, and those that do not open; ``each`` is called after every one."""
         sealed, stuck, after = 0, list[str](), ("", "")
-        while rows := await self._disk.run(
-            "reseal", _NEXT_TO_RESEAL, {"prefix": cipher.prefix, "account": after[0], "path": after[1]}
+        while rows := await self._engine.run(
+            "reseal",
+            self._sql.next_state_to_reseal,
+            {"prefix": cipher.prefix, "account": after[0], "path": after[1]},
         ):
             for row in rows:
                 after = row["account"], row["path"]
@@ -139,19 +136,21 @@ class Shelf:
         return sealed, stuck
 
     async def _remove(self, account: str, path: str) -> bool:
-        if not await self._disk.run("put_state", _DROP, {"account": account, "path": path}):
+        if not await self._engine.run("put_state", self._sql.drop_state, {"account": account, "path": path}):
             return False
-        await self._disk.wipe_log()
+        await self._engine.wipe_log()
         return True
 
     async def _reseal_row(self, account: str, path: str, cipher: Cipher) -> bool:
         """False: it was put anew or dropped meanwhile."""
         values: dict[str, Value] = {"account": account, "path": path, "prefix": cipher.prefix}
         place = self._place(account, path)
-        while rows := await self._disk.run("reseal", _READ_TO_RESEAL, values):
+        while rows := await self._engine.run("reseal", self._sql.read_state_to_reseal, values):
             old = rows[0]["sealed"]
             sealed = cipher.seal(cipher.open(old, place), place)
-            if await self._disk.run("reseal", _RESEAL, values | {"sealed": sealed, "old_sealed": old}):
+            if await self._engine.run(
+                "reseal", self._sql.reseal_state, values | {"sealed": sealed, "old_sealed": old}
+            ):
                 return True
         return False
 
