@@ -28,7 +28,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     TOKENPROXY_CONFIG=/etc/tokenproxy/config.toml \
-    TOKENPROXY_STORE__URL=sqlite:/var/lib/tokenproxy/tokenproxy.db
+    TOKENPROXY_STORE__URL=sqlite:/var/lib/tokenproxy/tokenproxy.db \
+    TOKENPROXY_STORE__DIR=/var/lib/tokenproxy
 USER 65532:65532
 WORKDIR /var/lib/tokenproxy
 VOLUME /var/lib/tokenproxy

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
+
+from tests.stores.clusters import schema
 
 for _name in [name for name in os.environ if name.startswith("TOKENPROXY_") and "_TEST_" not in name]:
     del os.environ[_name]  # somebody's own settings are none of the tests' business
@@ -15,6 +18,13 @@ if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # as of a shell's background job; programs under test inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def dsn() -> Iterator[str]:
+    """A PostgreSQL database without anything in it."""
+    with schema() as address:
+        yield address
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -14,10 +14,11 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tokenproxy import __version__, log, stores
 from tokenproxy import config as configs
@@ -40,7 +41,7 @@ from tokenproxy.errors import NotRunningError, StoreError, TokenproxyError
 from tokenproxy.metrics import Metrics
 from tokenproxy.oauth import scheduler, signer
 from tokenproxy.oauth.accounts import OperatorAccounts
-from tokenproxy.oauth.endpoint import Endpoint
+from tokenproxy.oauth.endpoint import TOTAL_TIMEOUT, Endpoint
 from tokenproxy.oauth.logins import LoginDesk
 from tokenproxy.oauth.signer import Prover
 from tokenproxy.oauth.source import Source
@@ -140,7 +141,7 @@ class App:
         self._stack.push_async_callback(self.store.close)
         self._spool = await _open_spool(config.store, self._environ)
         self._take_admin_token(await asyncio.to_thread(admin_token, config))
-        endpoint = Endpoint(_provider_tls, origins=_origins(config, self._environ))
+        endpoint = _endpoint(config, self._environ)
         self._stack.push_async_callback(endpoint.close)
         self.source = Source(
             config.accounts,
@@ -152,6 +153,7 @@ class App:
             policy=config.renew,
             cache=config.store.cache,
             jitter=_jitter,
+            lease=timedelta(seconds=config.store.shared.lease),
         )
         self._stack.push_async_callback(self.source.close)
         await self.source.restore()
@@ -185,7 +187,13 @@ class App:
         )
         await self._listen()
         ticking = self._tasks.start(
-            scheduler.run(self.source, clock=self.clock, policy=lambda: self.config.renew), name="scheduler"
+            scheduler.run(
+                self.source,
+                clock=self.clock,
+                policy=lambda: self.config.renew,
+                heartbeat=config.store.shared.heartbeat,
+            ),
+            name="scheduler",
         )
         self._stack.callback(ticking.cancel)
         self._tasks.start(self._become_ready(), name="become ready")
@@ -292,7 +300,7 @@ class App:
         whose = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise StoreError(
             f"neither the store nor the spool took the newest tokens of {whose}, so that they are gone with this process",
-            next_step=f"see that {self.config.store.path} can be written, then: "
+            next_step=f"see that {self.config.store.name} can be written, then: "
             f"tokenproxy import {names[0]} < answer.json",
         )
 
@@ -346,6 +354,12 @@ class App:
     async def rotate_keys(self) -> dict[str, Any]:
         async with self._changing:
             return await rotate_keys(self.store, self._spool, self.config.store, self._environ)
+
+    async def backup(self, path: str) -> dict[str, Any]:
+        return {"path": path, "accounts": await stores.backup_store(self.store, Path(path))}
+
+    async def verify(self) -> dict[str, Any]:
+        return await stores.verify_store(self.store)
 
     async def info(self) -> dict[str, Any]:
         return {
@@ -488,6 +502,20 @@ class OperatorFace:
         assert self._spool is not None  # noqa: S101 - it comes with the store
         return await rotate_keys(self._store, self._spool, self._config.store, self._environ)
 
+    async def backup(self, path: str) -> dict[str, Any]:
+        """``{"path", "accounts"}``. Raises ``StoreError``."""
+        if self._client is not None:
+            return await self._client.backup(path)
+        assert self._store is not None  # noqa: S101 - one of the two is there
+        return {"path": path, "accounts": await stores.backup_store(self._store, Path(path))}
+
+    async def verify(self) -> dict[str, Any]:
+        """What ``stores.verify_store`` says. Raises ``StoreError``."""
+        if self._client is not None:
+            return await self._client.verify()
+        assert self._store is not None  # noqa: S101 - one of the two is there
+        return await stores.verify_store(self._store)
+
     async def reload(self) -> dict[str, Any]:
         """Raises ``NotRunningError`` without a ``serve``, ``ConfigError`` for a bad file."""
         return await self._running_one().reload()
@@ -554,14 +582,14 @@ async def _offline(
     config: Config, environ: Mapping[str, str], *, create: bool
 ) -> AsyncIterator[OperatorFace]:
     metrics, clock = Metrics(), SystemClock()
-    if create or stores.store_exists(config.store.url):
+    if create or config.store.database or stores.store_exists(config.store.url):
         store = await _open_store(config.store, environ, metrics)
         spool = await _open_spool(config.store, environ)
     else:
         store = await stores.open_store("memory:", [])
         spool = stores.open_spool("memory:", [], [])
     try:
-        endpoint = Endpoint(_provider_tls, origins=_origins(config, environ))
+        endpoint = _endpoint(config, environ)
         source = Source(
             config.accounts,
             store=store,
@@ -571,6 +599,7 @@ async def _offline(
             metrics=metrics,
             policy=config.renew,
             jitter=_jitter,
+            lease=timedelta(seconds=config.store.shared.lease),
         )
         accounts = OperatorAccounts(
             source, store=store, endpoint=endpoint, clock=clock, accounts=lambda: config.accounts
@@ -678,7 +707,8 @@ async def rotate_keys(
 
     Broken off anywhere, every row still opens with a key of the file, and starting over is right.
     """
-    only = settings.keys[0].path if len(settings.keys) == 1 else None
+    # A key that other replicas do not have yet would shut them out: there people put it in front themselves, everywhere.
+    only = settings.keys[0].path if len(settings.keys) == 1 and not settings.database else None
     if only is not None:
         await asyncio.to_thread(stores.rotate_key_file, only)
     keys = await asyncio.to_thread(configs.read_keys, settings, environ)
@@ -693,10 +723,31 @@ async def rotate_keys(
     return {"resealed": resealed, "key_id": stores.key_id(keys[0])}
 
 
+async def migrate(config: Config, to: str, *, environ: Mapping[str, str]) -> dict[str, Any]:
+    """
+    Move every login to the store ``to``, as ``store.url`` would name it; ``{"to", "accounts"}``.
+
+    Nothing may use either store meanwhile. Raises ``StoreError``, ``ConfigError``.
+    """
+    there = await asyncio.to_thread(configs.store_at, config, to, environ)
+    _hide_secrets(replace(config, store=there))
+    keys = await asyncio.to_thread(configs.read_keys, config.store, environ)
+    source = await stores.open_store(config.store.url, keys, shared=config.store.shared, retired=True)
+    try:
+        target = await stores.open_store(there.url, keys, shared=config.store.shared, retired=True)
+        try:
+            count = await stores.migrate_store(source, target, to=there.name)
+        finally:
+            await target.close()
+    finally:
+        await source.close()
+    return {"to": there.name, "accounts": count}
+
+
 async def _open_store(settings: StoreSettings, environ: Mapping[str, str], metrics: Metrics) -> Store:
     _make_first_key(settings)
     keys = await asyncio.to_thread(configs.read_keys, settings, environ)
-    return await stores.open_store(settings.url, keys, metrics=metrics.store)
+    return await stores.open_store(settings.url, keys, metrics=metrics.store, shared=settings.shared)
 
 
 async def _open_spool(settings: StoreSettings, environ: Mapping[str, str]) -> Spool:
@@ -709,6 +760,11 @@ def _make_first_key(settings: StoreSettings) -> None:
     path = settings.keys[0].path
     if len(settings.keys) != 1 or path is None or path.exists():
         return
+    if settings.database:
+        raise StoreError(
+            f"the key {path} of the store {settings.name} is not there",
+            next_step=f"copy it from another replica; for the first of them: tokenproxy key new {path}",
+        )
     if stores.store_exists(settings.url):
         raise StoreError(
             f"the store {settings.path} is there, but its key {path} is not",
@@ -779,18 +835,32 @@ def _provider_tls(files: TLSFiles) -> ssl.SSLContext:
     return tls_context(files, where="providers.*.tls")
 
 
+def _endpoint(config: Config, environ: Mapping[str, str]) -> Endpoint:
+    """No token call outlives half of a lease, so that nobody else sends meanwhile."""
+    timeout = min(TOTAL_TIMEOUT, config.store.shared.lease / 2)
+    return Endpoint(_provider_tls, origins=_origins(config, environ), timeout=timeout)
+
+
 def _origins(config: Config, environ: Mapping[str, str]) -> TokenOrigins:
     return configs.Origins(base=config.path.parent, environ=environ)
 
 
 def _hide_secrets(config: Config) -> None:
     secrets: Iterable[str] = (
+        *password_of(config.store.url),
         *(secret for account in config.accounts.values() for secret in account.secrets),
         *(secret for route in config.routes for secret in route.secrets),
         *config.server.caller_keys,
     )
     for secret in secrets:
         log.register_secret(secret, lasting=True)
+
+
+def password_of(url: str) -> list[str]:
+    """As it stands in a database's address and as it is meant; none for a file."""
+    parts = urlsplit(url)
+    found = [parts.netloc.rpartition("@")[0].partition(":")[2], *parse_qs(parts.query).get("password", [])]
+    return [each for given in found if given for each in {given, unquote(given)}]
 
 
 def _jitter() -> float:

@@ -89,6 +89,14 @@ class Program:
             raise self.fails
         return {"resealed": len(self.rows), "key_id": "1f3a"}
 
+    async def backup(self, path: str) -> dict[str, Any]:
+        if self.fails is not None:
+            raise self.fails
+        return {"path": path, "accounts": len(self.rows)}
+
+    async def verify(self) -> dict[str, Any]:
+        return {"ok": True, "accounts": len(self.rows)}
+
     async def info(self) -> dict[str, Any]:
         return {"version": "0.1.0", "pid": 4711, "uptime": 12.5, "listeners": {}, "config": "config.toml"}
 

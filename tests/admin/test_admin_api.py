@@ -204,6 +204,21 @@ async def test_unknown_places_and_methods_are_problems_too(socket_path: Path) ->
     assert (status, body["code"], headers["Allow"]) == (405, "method_not_allowed", "POST")
 
 
+async def test_copies_of_the_store_are_for_this_machine_alone(socket_path: Path) -> None:
+    """They name files; over TCP the calls are not there (``CHANGES``)."""
+    at = {"path": "/backups/today.db"}
+    status, _, body = await over_socket(
+        socket_path, "POST", "/api/store/backup", headers=JSON, data=json.dumps(at)
+    )
+    assert (status, body) == (200, {"path": "/backups/today.db", "accounts": 1})
+    status, _, body = await over_socket(
+        socket_path, "POST", "/api/store/backup", headers=JSON, data=b'{"path": "today.db"}'
+    )
+    assert status == 400
+    status, _, body = await over_socket(socket_path, "POST", "/api/store/verify", headers=JSON)
+    assert (status, body["ok"]) == (200, True)
+
+
 CHANGES = (
     ("POST", "/api/accounts/books/refresh"),
     ("POST", "/api/accounts/books/tokens"),

@@ -91,7 +91,7 @@ def test_completion_scripts_call_the_program(shell: str, here: Here) -> None:
         (("refresh",), "Missing argument 'ACCOUNT'", "tokenproxy refresh --help"),
         (("demo", "--port", "99999"), "99999", "tokenproxy demo --help"),
         (("login", "--device"), "Missing argument 'ACCOUNT'", "tokenproxy login --help"),
-        (("store", "backup"), "store is not in this version yet", "tokenproxy status"),
+        (("store", "backup"), "Missing argument 'FILE'", "tokenproxy store backup --help"),
         (("doctor", "--help"), "doctor is not in this version yet", "tokenproxy check"),
         (("status", "--config", "missing.toml"), "missing.toml: cannot be read", "tokenproxy init"),
         (("healthcheck", "--config", "missing.toml"), "missing.toml: cannot be read", "tokenproxy init"),

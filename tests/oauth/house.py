@@ -19,7 +19,7 @@ from tokenproxy.config import Origins, presets
 from tokenproxy.core.interfaces import Record, Spool, Store
 from tokenproxy.core.provider import Account, ClientAuth, Provider, Registration, Validate
 from tokenproxy.core.replies import read_import
-from tokenproxy.core.settings import MIB, RenewPolicy
+from tokenproxy.core.settings import MIB, RenewPolicy, SharedStore
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import StoreError
 from tokenproxy.metrics import Metrics
@@ -72,6 +72,9 @@ class Unreliable:
         self.calls: Counter[str] = Counter()
         self.changes = Changes()
 
+    def watch(self, on_change: Callable[[str, int], None]) -> None:
+        self.store.watch(on_change)
+
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.store, name)
 
@@ -99,6 +102,7 @@ class House:
         simulator: Simulator,
         *,
         path: Path | None = None,
+        url: str = "",
         clock: FakeClock | None = None,
         policy: RenewPolicy | None = None,
         cache: int = 64 * MIB,
@@ -109,13 +113,13 @@ class House:
         start: bool = True,
         **changes: Any,
     ) -> None:
-        """``path`` of the SQLite file, None: in memory. ``changes`` are fields of the profile."""
+        """``path`` of the SQLite file, or ``url`` of another store; None: in memory. ``changes``: the profile's fields."""
         self.simulator = simulator
         self.clock = clock or FakeClock()
         self.policy = policy or RenewPolicy()
         self.accounts = dict(accounts or {"books": table(simulator, provider=profile(simulator, **changes))})
         self.metrics = Metrics()
-        self._url = f"sqlite:{path}" if path else "memory:"
+        self._url = url or (f"sqlite:{path}" if path else "memory:")
         self._cache, self._awake = cache, awake
         self._spool = path.with_name("spool") if path else Path()
         self._jitter = jitter
@@ -128,7 +132,9 @@ class House:
         self.operator: OperatorAccounts
 
     async def __aenter__(self) -> Self:
-        store = await open_store(self._url, [KEY], metrics=self.metrics.store)
+        store = await open_store(
+            self._url, [KEY], metrics=self.metrics.store, shared=SharedStore(heartbeat=0.2)
+        )
         self._stack.push_async_callback(store.close)
         self.store = Unreliable(store)
         self.spool = open_spool(self._url, [KEY], [self._spool])

@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.oauth.house import ROUTE, House, renewed, table
 from tests.simulators import AskaraProvider, DeskeraProvider, FakeClock, PlainProvider, Provider, TcpProxy
-from tokenproxy.core.account import AT_EASE, Reason, State
+from tokenproxy.core.account import AT_EASE, Reason, Standing, State
+from tokenproxy.core.interfaces import Claim
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import (
     AccountError,
@@ -394,16 +396,116 @@ async def test_somebody_else_was_quicker() -> None:
 
 
 async def test_somebody_else_is_at_it() -> None:
-    """Another process holds the lease: a moment's patience, and no second token call."""
+    """Another process holds the lease: no second token call until it runs out, and then it is ours."""
     async with AskaraProvider() as provider, House(provider) as house:
         first = await house.login()
         await house.store.claim("books", generation=1, now=house.clock.now(), lease=LEASE)
-        refused = await failure(house, first)
-        assert isinstance(refused, ProviderUnavailableError)
-        assert refused.retry_after == 1
+        waiter = asyncio.create_task(renewed(house, first))
+        await house.store.called("claim", 2)
+        await house.clock.advance(29)
         assert provider.token_calls == 0
-        await house.clock.advance(30)
-        assert (await renewed(house, first)).generation == 2
+        await house.clock.advance(2)
+        assert (await waiter).generation == 2
+        assert provider.reuses == 0
+
+
+async def test_what_somebody_else_brings_is_taken_without_a_call() -> None:
+    """The second process needs no notice: it looks every second, give or take."""
+    async with AskaraProvider() as provider, House(provider) as house:
+        first = await house.login()
+        theirs = await house.store.store.claim("books", generation=1, now=house.clock.now(), lease=LEASE)
+        assert theirs is not None
+        waiter = asyncio.create_task(renewed(house, first))
+        await house.store.called("claim")
+        newer = replace(first, access_token="theirs", refresh_token="theirs too", generation=2)
+        standing = (await house.stored()).standing
+        now = house.clock.now()
+        await house.store.store.commit(theirs, newer, previous=None, standing=standing, now=now)
+        await house.clock.advance(1)
+        assert await waiter == newer
+        assert provider.token_calls == 0
+
+
+async def test_why_somebody_else_got_nothing_is_taken_too() -> None:
+    """Ten replicas that ask a provider one after the other, each told the same, are a storm."""
+    async with AskaraProvider() as provider, House(provider) as house:
+        first = await house.login()
+        theirs = await house.store.store.claim("books", generation=1, now=house.clock.now(), lease=LEASE)
+        assert theirs is not None
+        waiter = asyncio.create_task(failure(house, first))
+        await house.store.called("claim")
+        refused = Standing(State.LOGIN_REQUIRED, Reason.REFUSED, house.clock.now())
+        await house.store.store.give_up(theirs, standing=refused, keep_mark=False)
+        await house.clock.advance(1)
+        assert isinstance(await waiter, LoginRequiredError)
+        assert provider.token_calls == 0
+
+
+async def test_somebody_else_who_never_ends_is_not_waited_for_for_ever() -> None:
+    """A moment longer than a lease; then the caller is told when to come again."""
+    async with AskaraProvider() as provider, House(provider) as house:
+        first = await house.login()
+        theirs = await house.store.store.claim("books", generation=1, now=house.clock.now(), lease=LEASE)
+        assert theirs is not None
+        waiter = asyncio.create_task(failure(house, first))
+        await house.store.called("claim")
+        for _ in range(36):
+            await house.store.store.prolong(theirs, now=house.clock.now(), lease=LEASE)
+            await house.clock.advance(1)
+        refused = await waiter
+        assert isinstance(refused, ProviderUnavailableError)
+        assert (refused.retry_after, provider.token_calls) == (1, 0)
+
+
+async def test_a_holder_that_was_stopped_sends_nothing_after_its_lease(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SIGSTOP between claim and request: meanwhile another has taken over and may have sent the same refresh token."""
+    async with AskaraProvider() as provider, House(provider) as house:
+        first = await house.login()
+        real, theirs = house.store.store.claim, list[Claim | None]()
+
+        async def stopped(account: str, *, generation: int, now: datetime, lease: timedelta) -> Claim | None:
+            taken = await real(account, generation=generation, now=now, lease=lease)
+            if not theirs:
+                await house.clock.advance(31)
+                now = house.clock.now()
+                theirs.append(await real(account, generation=generation, now=now, lease=lease))
+            return taken
+
+        monkeypatch.setattr(house.store.store, "claim", stopped)
+        waiter = asyncio.create_task(renewed(house, first))
+        await house.store.called("claim", 2)
+        assert provider.token_calls == 0
+        (holder,) = theirs
+        assert holder is not None
+        newer = replace(first, access_token="theirs", refresh_token="theirs too", generation=2)
+        standing, now = (await house.stored()).standing, house.clock.now()
+        await house.store.store.commit(holder, newer, previous=None, standing=standing, now=now)
+        await house.clock.advance(1)
+        assert await waiter == newer
+        assert provider.token_calls == 0
+
+
+async def test_an_answer_that_comes_after_the_lease_is_kept_where_nobody_got_a_newer_one() -> None:
+    """A holder that was stopped: its successor's repetition was refused, so that this pair is the only one there is."""
+    async with AskaraProvider() as provider, House(provider) as house:
+        first = await house.login()
+        provider.gate = asyncio.Event()
+        waiter = asyncio.create_task(renewed(house, first))
+        await provider.token_call_arrived()
+        later = house.clock.now() + LEASE
+        theirs = await house.store.store.claim("books", generation=1, now=later, lease=LEASE)
+        assert theirs is not None
+        provider.gate.set()
+        await house.store.called("commit")
+        refused = Standing(State.LOGIN_REQUIRED, Reason.ROTATION_LOST, later)
+        await house.store.store.give_up(theirs, standing=refused, keep_mark=False)
+        await house.clock.advance(1)
+        tokens = await waiter
+        assert tokens.generation == 2
+        assert await house.kept() == tokens
+        assert (await house.stored()).standing.state is State.OK
 
 
 async def test_our_refusal_and_somebodys_success() -> None:

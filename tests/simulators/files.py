@@ -62,6 +62,7 @@ def write_config(
     listen: str = f"{LOOPBACK}:0",
     admin_listen: str = f"{LOOPBACK}:0",
     store: str = "sqlite:tokenproxy.db",
+    store_extra: str = "",
     client_id: str | None = None,
     ca_file: Path | None = None,
     server_extra: str = "",
@@ -85,7 +86,7 @@ def write_config(
     tables = [
         ["[server]", f'listen = "{listen}"', server_extra],
         ["[admin]", f'listen = "{admin_listen}"'],
-        ["[store]", f'url = "{store}"'],
+        ["[store]", f'url = "{store}"', store_extra],
         [provider_table(provider), tls, provider_extra],
         [account_table(provider, account, client_id=client_id), account_extra],
         [

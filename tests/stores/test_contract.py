@@ -13,20 +13,38 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.stores.clusters import schema
 from tests.stores.contract import StoreContract
 from tests.stores.values import BOUND, GONE, KEY, LEASE, LOST, NOW, OK, tokens
 from tokenproxy.core.interfaces import Claim, StateValue, Store
 from tokenproxy.stores import open_store
+from tokenproxy.stores.postgres import open_postgres
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    url = {"memory": "memory:", "sqlite": f"sqlite:{tmp_path / 'store.db'}"}[request.param]
-    opened = await open_store(url, [KEY])
+@pytest.fixture
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    kind: str = request.param
+    if kind == "postgresql":
+        address: str = request.getfixturevalue("dsn")
+        return address
+    return {"memory": "memory:", "sqlite": f"sqlite:{tmp_path / 'store.db'}"}[kind]
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[Store]:
+    opened = await opened_at(url)
     yield opened
     await opened.close()
 
 
+async def opened_at(url: str) -> Store:
+    """With leases by the times of the test; that a database goes by its own is ``test_postgres``'s matter."""
+    if url.startswith("postgresql:"):
+        return await open_postgres(url, [KEY], clock=":now")
+    return await open_store(url, [KEY])
+
+
+@pytest.mark.parametrize("url", ["memory", "sqlite", "postgresql"], indirect=True)
 class TestContract(StoreContract):
     """The suite, once per store."""
 
@@ -120,18 +138,26 @@ class Actor:
 @given(steps=STEPS)
 def test_stores_agree_on_any_history(steps: list[Step]) -> None:
     """The plain store in memory says what is right; the one with SQL in it must say the same at every step."""
-
-    async def compare(folder: str) -> None:
-        actors = [Actor(await open_store(url, [KEY])) for url in ("memory:", f"sqlite:{folder}/store.db")]
-        try:
-            for step in steps:
-                plain, sql = [await actor.do(step) for actor in actors]
-                assert plain == sql, step
-                plain, sql = [await actor.seen() for actor in actors]
-                assert plain == sql, step
-        finally:
-            for actor in actors:
-                await actor.store.close()
-
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(compare(folder))
+        asyncio.run(compare(f"sqlite:{folder}/store.db", steps))
+
+
+@settings(max_examples=15, deadline=None)
+@given(steps=STEPS)
+def test_a_database_agrees_on_any_history(steps: list[Step]) -> None:
+    """The same SQL means the same to another server."""
+    with schema() as address:
+        asyncio.run(compare(address, steps))
+
+
+async def compare(url: str, steps: list[Step]) -> None:
+    actors = [Actor(await opened_at(each)) for each in ("memory:", url)]
+    try:
+        for step in steps:
+            plain, sql = [await actor.do(step) for actor in actors]
+            assert plain == sql, step
+            plain, sql = [await actor.seen() for actor in actors]
+            assert plain == sql, step
+    finally:
+        for actor in actors:
+            await actor.store.close()

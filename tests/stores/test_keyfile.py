@@ -127,7 +127,7 @@ async def test_an_existing_store_is_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "store.db", "postgresql://db/x", "sqlite", "sqlite:", "sqlite:///x", "sqlite::memory:"]
+    "url", ["", "store.db", "mysql://db/x", "sqlite", "sqlite:", "sqlite:///x", "sqlite::memory:"]
 )
 async def test_an_unknown_store_is_one_sentence(url: str) -> None:
     """That names the ones there are, or the form that was meant."""

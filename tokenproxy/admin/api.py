@@ -27,6 +27,7 @@ from tokenproxy.admin.answers import (
     Unusable,
     body_of,
     json_answer,
+    members_of,
     problem_answer,
     refuse,
     typed,
@@ -178,6 +179,15 @@ class Desk:
     async def rotate_keys(self, _: web.Request) -> web.Response:
         return json_answer(await self.operations.rotate_keys())
 
+    async def backup(self, request: web.Request) -> web.Response:
+        path = (await members_of(request, longest=LONGEST_BODY, path=str)).get("path", "")
+        if not path.startswith("/"):
+            raise Unusable("path must be absolute")
+        return json_answer(await self.operations.backup(path))
+
+    async def verify(self, _: web.Request) -> web.Response:
+        return json_answer(await self.operations.verify())
+
     # what there is
 
     def probes(self) -> list[web.RouteDef]:
@@ -208,10 +218,17 @@ class Desk:
             *LoginCalls(self.logins).routes(),
         ]
 
+    def copies(self) -> list[web.RouteDef]:
+        """They name files of this machine, which is no business of whoever is on another."""
+        return [
+            web.post("/api/store/backup", typed(self.backup)),
+            web.post("/api/store/verify", typed(self.verify)),
+        ]
+
 
 def socket_app(desk: Desk) -> web.Application:
     """Every call, for commands that may open the Unix socket."""
-    return _app([*desk.probes(), *desk.changes(), *desk.readings()])
+    return _app([*desk.probes(), *desk.changes(), *desk.copies(), *desk.readings()])
 
 
 def tcp_app(desk: Desk, guard: Guard, pages: LoginPages) -> web.Application:

@@ -83,6 +83,12 @@ class AdminClient:
     async def reload(self) -> dict[str, Any]:
         return await self.post("/api/reload")
 
+    async def backup(self, path: str) -> dict[str, Any]:
+        return await self.post("/api/store/backup", {"path": path})
+
+    async def verify(self) -> dict[str, Any]:
+        return await self.post("/api/store/verify")
+
     async def rotate_keys(self) -> dict[str, Any]:
         return await self.post("/api/key/rotate")
 

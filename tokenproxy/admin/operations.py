@@ -14,6 +14,12 @@ class Operations(Protocol):
     async def rotate_keys(self) -> dict[str, Any]:
         """Seal every row anew under the first key: ``{"resealed": rows, "key_id": ...}``. Raises ``StoreError``."""
 
+    async def backup(self, path: str) -> dict[str, Any]:
+        """Copy the store into a new file, named by an absolute path: ``{"path", "accounts"}``. Raises ``StoreError``."""
+
+    async def verify(self) -> dict[str, Any]:
+        """Open every row: ``stores.verify_store`` says what comes of it. Raises ``StoreError``."""
+
     async def info(self) -> dict[str, Any]:
         """``{"version", "pid", "uptime" (seconds), "listeners": {name: address}, "config": path}``."""
 

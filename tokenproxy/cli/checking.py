@@ -49,7 +49,13 @@ def _beyond_the_file(config: Config) -> list[Problem]:
             problems.append(Problem("", error.message))
     path = config.store.keys[0].path
     if len(config.store.keys) == 1 and path is not None and not path.exists():
-        if config.store.path.exists():
+        if config.store.database:
+            problems.append(
+                Problem(
+                    "store.key", f"there is no {path}; copy it from another replica, or: tokenproxy key new"
+                )
+            )
+        elif config.store.path.exists():
             problems.append(
                 Problem("store.key", f"the store {config.store.path} is there, but its key {path} is not")
             )
@@ -72,6 +78,8 @@ def _unfilled(call: Call) -> Iterator[Problem]:
 def _doubts(config: Config) -> Iterator[Problem]:
     """What ``serve`` would stumble over here; warnings, since it may run elsewhere and as somebody else."""
     yield from _mixable(config)
+    if config.store.database:
+        return
     store = config.store.path
     folder = store.parent
     if not folder.is_dir():

@@ -21,7 +21,7 @@ from tokenproxy.errors import TokenproxyError, UnknownAccountError
 
 if TYPE_CHECKING:
     from tokenproxy.app import OperatorFace
-    from tokenproxy.config import Config
+    from tokenproxy.config import Config, StoreSettings
 
 CONFIG: Final = "config.toml"
 T = TypeVar("T")
@@ -224,6 +224,11 @@ def _end_gently_on_sigterm() -> None:
 
 
 KEEP_A_COPY: Final = "mode 0600. Keep a copy: without it stored logins cannot be opened."
+
+
+def shown_store(store: StoreSettings) -> str:
+    """The store as a person knows it: a file's path, or a database without user and password."""
+    return store.name if store.database else shown(store.path)
 
 
 def shown(path: Path) -> str:

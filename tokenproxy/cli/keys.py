@@ -47,7 +47,7 @@ def _path_of(config: Config) -> Path:
         raise StoreError(
             "store.key in the config is no file that could be made here", next_step="tokenproxy key new FILE"
         )
-    if not path.exists() and store.path.exists():
+    if not path.exists() and not store.database and store.path.exists():
         raise StoreError(
             f"the store {store.path} is there and was sealed with another key, which a new one cannot open",
             next_step=f"put {path} back from its backup, or move the store away and log in again",

@@ -14,7 +14,6 @@ INSTEAD: Final[Mapping[str, str]] = {
     "logs": "tokenproxy status",
     "explain": "tokenproxy check, and docs/config.md for every setting",
     "run": "tokenproxy serve",
-    "store": "tokenproxy status; a copy of the store's file and of the key is a backup while serve is stopped",
     "stop": "end serve with Ctrl-C or SIGTERM",
 }
 """What does something like it today."""

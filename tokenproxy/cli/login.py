@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from tokenproxy.cli.accounts import local_now
-from tokenproxy.cli.command import Call, account_argument, command, operate, shown
+from tokenproxy.cli.command import Call, account_argument, command, operate, shown_store
 from tokenproxy.cli.present import moment, span, table, until
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ async def _facts(config: Config, account: str, ended: Mapping[str, Any]) -> list
     from tokenproxy import app
 
     spec = config.accounts[account.partition("/")[0]]
-    kept = shown(config.store.path)
+    kept = shown_store(config.store)
     key = await app.key_id(config, os.environ)
     where = ("stored in", f"{kept} (encrypted{f', key id {key}' if key else ''})")
     if spec.capture:

@@ -24,6 +24,7 @@ from tokenproxy.cli.later import LATER
 from tokenproxy.cli.login import login
 from tokenproxy.cli.present import counted, problem_lines
 from tokenproxy.cli.serving import healthcheck, reload, serve
+from tokenproxy.cli.store import store
 from tokenproxy.errors import AccountError, ConfigError, TokenproxyError
 
 PROGRAM: Final = "tokenproxy"
@@ -75,6 +76,7 @@ for each in (
     reload,
     presets,
     key,
+    store,
     healthcheck,
     completion,
     *LATER,

@@ -13,7 +13,7 @@ import click
 from tokenproxy import __version__
 from tokenproxy.cli import peek
 from tokenproxy.cli.accounts import NEEDS_LOGIN, ROWS, STATES, local_now
-from tokenproxy.cli.command import Call, command, operate, shown
+from tokenproxy.cli.command import Call, command, operate, shown_store
 from tokenproxy.cli.present import Printer, counted, moment, table, when
 from tokenproxy.errors import ConfigError, Problem, TokenproxyError
 
@@ -92,7 +92,7 @@ def start_lines(
 ) -> list[str]:
     """What ``serve`` says when every listener is bound; ``logins``: how many there are, told or not."""
     routes = counted(len(config.routes), "route")
-    store = f"store {shown(config.store.path)} ({counted(logins, 'login')})"
+    store = f"store {shown_store(config.store)} ({counted(logins, 'login')})"
     lines = [f"tokenproxy {__version__}   {call.config}, {routes}, {store}"]
     by_account = {each["account"]: each for each in statuses}
     rows = [

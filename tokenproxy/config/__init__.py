@@ -43,6 +43,7 @@ __all__ = [
     "read_keys",
     "resolve",
     "starter",
+    "store_at",
 ]
 
 # pydantic costs more to import than everything else here, and most commands read no config: hence the late imports.
@@ -72,6 +73,13 @@ def parse(text: str, *, source: str, base: Path, environ: Mapping[str, str]) -> 
     from tokenproxy.config import reader
 
     return reader.parse(text, source=source, base=base, environ=environ)
+
+
+def store_at(config: Config, url: str, environ: Mapping[str, str]) -> StoreSettings:
+    """The store of the config as it would be with another ``store.url``; raises ``ConfigError``."""
+    from tokenproxy.config import reader
+
+    return reader.store_at(config, url, environ)
 
 
 def preset_names() -> tuple[str, ...]:

@@ -54,6 +54,7 @@ _LIMITS: Final = settings.Limits()
 _REPLAY: Final = settings.Replay()
 _BUDGET: Final = settings.ReplayBudget()
 _RENEW: Final = settings.RenewPolicy()
+_SHARED: Final = settings.SharedStore()
 _ANSWER: Final = AnswerFields()
 _INJECT: Final = Inject()
 _REVOKE: Final = Revoke(url="")
@@ -139,6 +140,15 @@ def _rate(value: Any) -> float:
 
 def _size_from(least: int, name: str) -> Callable[[int], int]:
     def check(value: int) -> int:
+        if value < least:
+            raise ValueError(f"must be at least {name}")
+        return value
+
+    return check
+
+
+def _seconds_from(least: float, name: str) -> Callable[[float], float]:
+    def check(value: float) -> float:
         if value < least:
             raise ValueError(f"must be at least {name}")
         return value
@@ -455,6 +465,13 @@ class Store(Table):
     key: KeySources | None = _depends()
     cache: Annotated[Bytes, AfterValidator(_size_from(settings.MIB, "1 MiB"))] = 176 * settings.MIB
     spool: Text | None = _depends()
+    dir: Text | None = _depends()
+    lease: Annotated[Seconds, AfterValidator(_seconds_from(2.0, "2 s"))] = _SHARED.lease
+    heartbeat: SomeSeconds = _SHARED.heartbeat
+    pooler: Annotated[str, AfterValidator(_one_of("a choice", ("none", "transaction"))), Kind("text")] = (
+        "none"
+    )
+    allow_unsafe: Flag = _SHARED.allow_unsafe
 
 
 class TLS(Table):

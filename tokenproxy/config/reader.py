@@ -18,6 +18,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, cast
+from urllib.parse import parse_qsl, urlsplit
 
 from tokenproxy.config import addresses, environment, providers, values
 from tokenproxy.config.accounts import Offers, read_accounts
@@ -43,15 +44,25 @@ from tokenproxy.config.models import (
 )
 from tokenproxy.config.reading import Reading
 from tokenproxy.config.routes import Around, read_routes
-from tokenproxy.config.secrets import Secrets
-from tokenproxy.config.words import NOT_YET, Report, did_you_mean, either, in_order, nearest, shown
-from tokenproxy.core.settings import Deadlines, Limits, Listen, RenewPolicy, Replay, ReplayBudget
+from tokenproxy.config.secrets import WORDS, Secrets
+from tokenproxy.config.words import Report, did_you_mean, either, in_order, nearest, shown
+from tokenproxy.core.settings import (
+    Deadlines,
+    Limits,
+    Listen,
+    RenewPolicy,
+    Replay,
+    ReplayBudget,
+    SharedStore,
+)
 from tokenproxy.errors import ConfigError, Problem
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CALLER_KEY: Final = re.compile(r"[!-~]+")
 _SHORTEST_GOOD_KEY: Final = 16
 _ADMIN_TOKEN: Final = re.compile(r"[!-~]{16,4096}")
+_DATABASES: Final = ("postgresql://", "postgres://")
+_PASSWORD: Final = re.compile(r"[^/?#]*//[^/?#@]*:[^/?#@]+@|.*[?&]password=")
 _LARGEST_FILE: Final = 16 * 1024 * 1024
 
 
@@ -385,34 +396,91 @@ def _own_url(listening: Listener | None) -> str:
     return f"http://{Listener(local, listening.port)}"
 
 
+def store_at(config: values.Config, url: str, environ: Mapping[str, str]) -> values.StoreSettings:
+    report = Report(Lines(""), {})
+    base = config.path.parent
+    reading = Reading(report=report, base=base, secrets=Secrets(base=base, environ=environ))
+    settings = _store(Store(url=url, key=[spec.source for spec in config.store.keys]), reading)
+    if report.problems:
+        raise ConfigError("--to", [replace(each, path="") for each in report.problems])
+    return settings
+
+
 def _store(table: Store, reading: Reading) -> values.StoreSettings:
-    path = _store_path(table.url, reading)
+    url, shared = _store_url(table.url, reading), _shared(table, reading)
+    database = url.startswith(_DATABASES)
+    path = reading.base / (table.dir or ".") / "tokenproxy" if database else _store_path(url, reading)
     keys = tuple(
         _key_spec(source, ("store", "key", item), reading) for item, source in enumerate(table.key or [])
     )
     if table.key is None:
         beside = path.parent / "tokenproxy.key"
         keys = (_key_spec(f"file:{beside}", ("store", "key"), reading),)
+        if database and reading.report.sound("store", "key"):
+            reading.report.problem(
+                ("store", "key"),
+                "is missing: all replicas need the same one; tokenproxy key new FILE makes it",
+            )
     return values.StoreSettings(
-        url=f"sqlite:{path}",
+        url=url if database else f"sqlite:{path}",
+        name=_database_name(url, reading) if database else str(path),
         path=path,
         keys=keys,
         base=reading.base,
         cache=table.cache,
+        shared=shared,
         spool=reading.base / table.spool if table.spool else None,
     )
+
+
+def _shared(table: Store, reading: Reading) -> SharedStore:
+    if table.heartbeat * 3 > table.lease:
+        reading.report.problem(("store", "heartbeat"), "must be at most a third of store.lease")
+    return SharedStore(
+        lease=table.lease,
+        heartbeat=table.heartbeat,
+        pooled=table.pooler == "transaction",
+        allow_unsafe=table.allow_unsafe,
+    )
+
+
+def _store_url(url: str, reading: Reading) -> str:
+    """Where a database's address holds a password, a secret's word may stand for the whole of it."""
+    if url.partition(":")[0] in {word.rstrip(":") for word in WORDS}:
+        return reading.secret(url, ("store", "url")).strip() or "sqlite:tokenproxy.db"
+    if url.startswith(_DATABASES) and _PASSWORD.match(url):
+        reading.literals.append(("store", "url"))
+    return url
+
+
+def _database_name(url: str, reading: Reading) -> str:
+    """Raises nothing: an address that cannot be read is told, without its text, which may hold a password."""
+    if find_spec("asyncpg") is None:
+        reading.report.problem(
+            ("store", "url"), "needs a package that is not installed: pip install 'tokenproxy[postgres]'"
+        )
+    try:
+        parts = urlsplit(url)
+        hosts = parts.netloc.rpartition("@")[2] or dict(parse_qsl(parts.query)).get("host", "")
+    except ValueError:
+        hosts = ""
+    if not hosts:
+        reading.report.problem(
+            ("store", "url"), "must name a host: postgresql://USER:PASSWORD@HOST:5432/DATABASE"
+        )
+        return "postgresql:"
+    return f"postgresql://{hosts}{parts.path}"
 
 
 def _store_path(url: str, reading: Reading) -> Path:
     at = ("store", "url")
     scheme, _, rest = url.partition(":")
     file = rest.removeprefix("//") if rest.startswith("///") else rest
-    if scheme in {"postgresql", "postgres"}:
-        reading.report.problem(at, f'PostgreSQL {NOT_YET}; "sqlite:tokenproxy.db" is')
-    elif scheme != "sqlite" or not file or file.startswith(("//", ":")) or "?" in file:
+    if scheme != "sqlite" or not file or file.startswith(("//", ":")) or "?" in file:
         reading.report.problem(
             at,
-            'must name a file, such as "sqlite:tokenproxy.db" or "sqlite:/var/lib/tokenproxy/tokenproxy.db"',
+            'must name a file, such as "sqlite:tokenproxy.db" or "sqlite:/var/lib/tokenproxy/tokenproxy.db", or a '
+            "database: postgresql://HOST/DATABASE",
         )
     elif (reading.base / file).is_dir():
         reading.report.problem(at, f"{reading.base / file} is a folder; name the file in it")

@@ -10,7 +10,15 @@ from typing import Any, Literal
 
 from tokenproxy.core.provider import Account, Provider
 from tokenproxy.core.routes import Route
-from tokenproxy.core.settings import MIB, Deadlines, Limits, Listen, RenewPolicy, ReplayBudget
+from tokenproxy.core.settings import (
+    MIB,
+    Deadlines,
+    Limits,
+    Listen,
+    RenewPolicy,
+    ReplayBudget,
+    SharedStore,
+)
 from tokenproxy.errors import Problem
 
 LOOPBACK_PROXY = "127.0.0.1:8080"
@@ -61,17 +69,26 @@ class KeySpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSettings:
-    url: str
-    """``sqlite:/absolute/path``."""
+    url: str = field(repr=False)
+    """``sqlite:/absolute/path``, or ``postgresql://...``, which may hold a password."""
+    name: str
+    """What people are shown of it: the file, or the database without user and password."""
     path: Path
+    """The file, or where a database's would lie: the admin socket and token are beside it."""
     keys: tuple[KeySpec, ...]
     """The first key seals, all open."""
     base: Path
     """The config file's folder, where a ``cmd:`` runs."""
     cache: int = 176 * MIB
     """Bytes of opened token sets kept in memory."""
+    shared: SharedStore = field(default_factory=SharedStore)
     spool: Path | None = None
     """A folder for token sets that the store does not take; None: one beside the store, and one on another path."""
+
+    @property
+    def database(self) -> bool:
+        """Whether several processes may have it open."""
+        return not self.url.startswith("sqlite:")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

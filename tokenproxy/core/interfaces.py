@@ -189,7 +189,7 @@ class Store(Protocol):
         """Accounts whose in-flight mark is set, newest mark first."""
 
     async def abandoned(self, *, now: datetime, limit: int) -> Sequence[str]:
-        """Of those the ones that nobody is at: no lease of a living process, no back-off that goes on over ``now``."""
+        """Of those the ones that nobody is at: no lease of a living process, no back-off that goes on over ``now``; ``limit`` -1: all."""
 
     def watch(self, on_change: Callable[[str, int], None]) -> None:
         """

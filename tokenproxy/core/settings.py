@@ -77,6 +77,20 @@ class RenewPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedStore:
+    """How replicas share one database."""
+
+    lease: float = 30.0
+    """Seconds for which one replica alone may renew an account; one token call takes half of it at most."""
+    heartbeat: float = 5.0
+    """Seconds between two signs of life; who gave none for two and a half of them holds no lease."""
+    pooled: bool = False
+    """A transaction pooler sits between: no prepared statements, and polling in the place of LISTEN."""
+    allow_unsafe: bool = False
+    """Use a server although it may lose what it confirmed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TLSFiles:
     """Whom we trust and who we are, towards one upstream or provider; empty means the system's authorities, and nobody."""
 

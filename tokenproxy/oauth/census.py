@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
 from tokenproxy.core.account import State
@@ -23,8 +23,11 @@ class Census:
         """Of those that somebody looked at since the start: of 100,000 others their number is all we need."""
         self._counts: dict[str, Counter[State]] = {}
 
-    def begin(self, tally: Mapping[str, Mapping[State, int]]) -> None:
-        """With what the store counts."""
+    def begin(
+        self, tally: Mapping[str, Mapping[State, int]], here: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        """With what the store counts; ``here``: whether a login is in memory, which is counted in it."""
+        self._states = {name: state for name, state in self._states.items() if here(name)}
         self._counts = {table: Counter(counts) for table, counts in tally.items()}
 
     def seen(self, account: str, state: State) -> None:

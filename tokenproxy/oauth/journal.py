@@ -9,6 +9,7 @@ elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,10 +35,16 @@ from tokenproxy.errors import (
 from tokenproxy.metrics import AccountMetrics
 from tokenproxy.oauth.endpoint import AnswerLostError, Endpoint, NotSentError
 from tokenproxy.oauth.entry import Entry, Outcome
-from tokenproxy.oauth.refusals import next_step, refusal_of, sentence
+from tokenproxy.oauth.news import News
+from tokenproxy.oauth.refusals import next_step, not_logged_in, refusal_of, sentence
 
 LEASE: Final = timedelta(seconds=30)
 """Twice the longest token call, so that nobody sends when another may have taken over (oauth2-proxy's 2 s lacks that)."""
+
+OTHERS_PATIENCE: Final = 5.0
+"""Seconds beyond a whole lease for which another process's renewal is waited for: by then it is ours, or done."""
+LOOK_AGAIN: Final = 0.75
+"""Seconds, give or take a third, between two looks at what another process does: a notice may be lost."""
 
 _log = logging.getLogger("tokenproxy.oauth")
 
@@ -92,14 +99,22 @@ class Journal:
         clock: Clock,
         jitter: Callable[[], float],
         on_slow_down: Callable[[Account, float], None],
+        news: News,
+        lease: timedelta = LEASE,
     ) -> None:
-        """``jitter`` gives numbers from -1 to 1; ``on_slow_down`` hears how many seconds a provider asks us to wait."""
+        """
+        ``jitter`` gives numbers from -1 to 1; ``on_slow_down`` hears how many seconds a provider asks us to wait.
+
+        No token call may take longer than half of the ``lease``.
+        """
         self._store = store
         self._spool = spool
         self._endpoint = endpoint
         self._clock = clock
         self._jitter = jitter
         self._on_slow_down = on_slow_down
+        self._news = news
+        self._lease = lease
 
     async def renew(self, entry: Entry, ask: AskFirst, *, trigger: str, metrics: AccountMetrics) -> Outcome:
         """Replace the entry's token set, whatever its expiry says; changes ``entry`` as the result says."""
@@ -114,18 +129,9 @@ class Journal:
         started = self._clock.monotonic()
         asked_as = entry.account
         asking = await self._resolved(asked_as)  # before the lease begins to run
-        try:
-            await self._end_lease(entry)
-            claim = await self._store.claim(
-                entry.name, generation=entry.tokens.generation, now=self._clock.now(), lease=LEASE
-            )
-        except StoreError as error:
-            metrics.count(trigger, "store_error")
-            return self._store_failed(entry, error)
-        if claim is None:
-            return await self._overtaken(entry)
-        refused = trigger == "on_401" or entry.dead
-        outcome, result = await self._claimed(entry, claim, asking, refused=refused)
+        outcome, result = await self._asked(entry, asking, refused=trigger == "on_401" or entry.dead)
+        if not result:
+            return outcome
         if result == "ok":
             # A reload may have come meanwhile: then this is what the config before it asked for.
             entry.outdated = entry.outdated and entry.account != asked_as
@@ -144,18 +150,36 @@ class Journal:
             )
         return outcome
 
+    async def _asked(self, entry: Entry, asking: Account | Failure, *, refused: bool) -> tuple[Outcome, str]:
+        """What the renewal led to, and the ``result`` of the metrics; "" where another process did it."""
+        for _ in range(2):  # once more where the lease was lost before anything was sent
+            since = self._clock.monotonic()
+            try:
+                await self._end_lease(entry)
+                turn = await self._turn(entry)
+            except StoreError as error:
+                return self._store_failed(entry, error), "store_error"
+            if not isinstance(turn, Claim):
+                return turn, ""
+            outcome, result = await self._claimed(entry, turn, asking, since=since, refused=refused)
+            if result != "lost_lease" or isinstance(outcome, TokenSet):
+                break
+        return outcome, result
+
     async def _claimed(
-        self, entry: Entry, claim: Claim, asking: Account | Failure, *, refused: bool
+        self, entry: Entry, claim: Claim, asking: Account | Failure, *, since: float, refused: bool
     ) -> tuple[Outcome, str]:
         """Send, and store what came; what it led to, and the ``result`` of the metrics."""
         # To ask again spends nothing, so that an account which does is never in doubt.
         spends = traits_of(entry.account).person
         doubt = spends and claim.found_in_flight is not None
         try:
-            asked = await self._ask(entry, asking, doubt=doubt, refused=refused)
+            asked = await self._ask(entry, claim, asking, since=since, doubt=doubt, refused=refused)
         except Exception:  # a mistake of ours: nobody knows what was sent, but the lease must not outlive it
             await self._record(entry, claim, entry.standing, keep_mark=spends, rotated=None)
             raise
+        if asked is None:
+            return await self._overtaken(entry), "lost_lease"
         if isinstance(asked.answer, Granted):
             kept = await self._keep(entry, claim, asked.answer.tokens)
             return (kept, "ok") if kept is not None else (await self._overtaken(entry), "lost_lease")
@@ -195,16 +219,91 @@ class Journal:
         except NotSentError as error:
             return Failure(error.event, error.reason, str(error))
 
-    async def _ask(self, entry: Entry, asking: Account | Failure, *, doubt: bool, refused: bool) -> _Asked:
+    async def _turn(self, entry: Entry) -> Claim | Outcome:
+        """
+        The lease, or what another process that has it comes to: no two of us ask for one account at a time.
+
+        Raises ``StoreError``. Who holds the lease and dies loses it, at the latest when it runs out.
+        """
+        until = self._patience()
+        known = entry.standing
+        with self._news.of(entry.name) as heard:
+            while (claim := await self._claim(entry)) is None:
+                theirs = await self._theirs(entry, known)
+                if theirs is None and self._clock.monotonic() >= until:
+                    return self._busy(entry)
+                if theirs is None:
+                    await self._look_again(heard)
+                    theirs = await self._theirs(entry, known)
+                if theirs is not None:
+                    return theirs
+        return claim
+
+    def _patience(self) -> float:
+        """Until when another process is waited for (monotonic seconds)."""
+        return self._clock.monotonic() + self._lease.total_seconds() + OTHERS_PATIENCE
+
+    async def _look_again(self, heard: asyncio.Event) -> None:
+        await self._news.wait(heard, LOOK_AGAIN * (1 + self._jitter() / 3))
+        heard.clear()
+
+    async def _claim(self, entry: Entry) -> Claim | None:
+        return await self._store.claim(
+            entry.name, generation=entry.tokens.generation, now=self._clock.now(), lease=self._lease
+        )
+
+    async def _theirs(self, entry: Entry, known: Standing) -> Outcome | None:
+        """What another process has stored since ``known``: newer tokens, or why there are none; None: nothing yet."""
+        record = await self._store.load(entry.name)
+        if record is None or (record.tokens is None and record.generation):
+            return not_logged_in(entry.name)
+        if record.tokens is not None and record.generation > entry.tokens.generation:
+            entry.take(record, record.tokens)
+            return record.tokens
+        if record.standing == known:
+            return None
+        entry.standing, entry.in_doubt = record.standing, record.in_flight_since is not None
+        return refusal_of(entry.name, record.standing, self._clock.now())
+
+    def _busy(self, entry: Entry) -> ProviderUnavailableError:
+        return ProviderUnavailableError(
+            f"another process is renewing account {entry.name}", account=entry.name, retry_after=1.0
+        )
+
+    async def _may_send(self, claim: Claim, since: float) -> bool:
+        """Whether the lease, asked for at ``since``, outlives a token call; False: it is lost. Raises ``StoreError``."""
+        if self._clock.monotonic() - since <= self._lease.total_seconds() / 4:
+            return True
+        return await self._store.prolong(claim, now=self._clock.now(), lease=self._lease)
+
+    async def _ask(
+        self,
+        entry: Entry,
+        claim: Claim,
+        asking: Account | Failure,
+        *,
+        since: float,
+        doubt: bool,
+        refused: bool,
+    ) -> _Asked | None:
         """
         Send the request; after a lost answer send it once more, at once and with the same refresh token.
+
+        None: the lease was lost before anything could be sent for it.
 
         There is no other token to send: a provider with a grace window gives the pair again, a strict one has
         nothing more to take away.
         """
         if isinstance(asking, Failure):
             return _Asked(asking, 0, unreached=asking.reason is Reason.PROVIDER_DOWN)
+        lost = ""
         for attempt in (1, 2):
+            try:
+                if not await self._may_send(claim, since):
+                    return None
+            except StoreError as error:  # whose lease it is by now nobody knows
+                lost = lost or error.message
+                break
             flow = renewal(
                 Ask(
                     account=asking,
@@ -224,7 +323,9 @@ class Journal:
             except AnswerLostError as error:
                 lost = str(error)
                 log.event(_log, "renewal_in_doubt", account=entry.name, attempt=attempt, detail=lost)
-        return _Asked(Failure(Event.ANSWER_LOST, Reason.ANSWER_LOST, lost), 2)
+        if doubt or attempt > 1:
+            return _Asked(Failure(Event.ANSWER_LOST, Reason.ANSWER_LOST, lost), attempt)
+        return _Asked(Failure(Event.PROVIDER_DOWN, Reason.STORE_FAILED, lost), 0)
 
     async def _keep(self, entry: Entry, claim: Claim, granted: TokenSet) -> TokenSet | None:
         """Store the new pair, then let it be seen; None: the lease was lost."""
@@ -235,10 +336,38 @@ class Journal:
             tokens = replace(granted, generation=held.generation + 1)
         now = self._clock.now()
         standing = advance(entry.standing, Event.RENEWED, now=now)
-        if not await self._commit(entry, claim, tokens, standing):
-            return None
+        while not await self._commit(entry, claim, tokens, standing):
+            late = await self._late(entry)
+            if late is None:
+                return None
+            claim = late
         entry.dead = False
         return tokens
+
+    async def _late(self, entry: Entry) -> Claim | None:
+        """
+        A claim to store an answer with that came when somebody else had taken the lease over.
+
+        They repeat the request: a provider with a grace window gives them a newer pair, and ours is worth nothing. A
+        strict one refuses, and then ours is the only one that there is.
+        """
+        if not traits_of(entry.account).person:
+            return None
+        until = self._patience()
+        try:
+            with self._news.of(entry.name) as heard:
+                while (claim := await self._claim(entry)) is None:
+                    record = await self._store.load(entry.name)
+                    kept = record is not None and record.tokens is not None
+                    if not kept or record is None or record.generation != entry.tokens.generation:
+                        return None
+                    if self._clock.monotonic() >= until:
+                        return None
+                    await self._look_again(heard)
+        except StoreError as error:
+            self._store_failed(entry, error)
+            return None
+        return claim
 
     async def _commit(self, entry: Entry, claim: Claim, tokens: TokenSet, standing: Standing) -> bool:
         spent = entry.tokens.refresh_token
@@ -350,11 +479,7 @@ class Journal:
     async def _overtaken(self, entry: Entry) -> Outcome:
         """Somebody else renewed or is at it: take what they stored."""
         newer = await self._newer(entry)
-        if newer is not None:
-            return newer
-        return ProviderUnavailableError(
-            f"another process is renewing account {entry.name}", account=entry.name, retry_after=1.0
-        )
+        return newer if newer is not None else self._busy(entry)
 
     async def _newer(self, entry: Entry) -> TokenSet | None:
         """A newer generation than ours from the store, taken into memory."""

@@ -12,14 +12,14 @@ import logging
 import math
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any, Final, TypeVar, cast
 
 from tokenproxy import log
 from tokenproxy.core.account import AT_EASE, Event, Reason, Standing, State, advance
 from tokenproxy.core.grants import traits_of
-from tokenproxy.core.interfaces import Clock, KeepAnswer, Record, Spool, Store, Unstored
+from tokenproxy.core.interfaces import Clock, KeepAnswer, Record, Spool, Store, Summary, Unstored
 from tokenproxy.core.provider import Account, is_login, table_of
 from tokenproxy.core.schedule import MISCONFIGURED_PAUSE, margin
 from tokenproxy.core.settings import MIB, RenewPolicy
@@ -36,8 +36,9 @@ from tokenproxy.oauth.census import Census, gauges
 from tokenproxy.oauth.endpoint import Endpoint
 from tokenproxy.oauth.entries import AWAKE, Entries
 from tokenproxy.oauth.entry import Entry, Hold, Outcome
-from tokenproxy.oauth.journal import AskFirst, Journal
+from tokenproxy.oauth.journal import LEASE, AskFirst, Journal
 from tokenproxy.oauth.keepalive import KeepAlive
+from tokenproxy.oauth.news import News
 from tokenproxy.oauth.refusals import (
     login_in_the_way,
     next_step,
@@ -63,6 +64,9 @@ _SATISFIED: Final[Mapping[AskFirst, frozenset[KeepAnswer]]] = {
 
 _WOKEN_AT_ONCE: Final = 200
 """Logins at rest that one look of the scheduler may wake, which takes 20 microseconds each."""
+_ANY_BACK_OFF: Final = timedelta(days=365)
+"""A start does not wait for a back-off to end: the provider's grace is shorter."""
+
 RENEWAL_PATIENCE: Final = 20.0
 """Seconds that ``close`` waits for renewals that were sent; more than one token call may take."""
 
@@ -83,8 +87,13 @@ class Source:
         cache: int = 64 * MIB,
         awake: int = AWAKE,
         jitter: Callable[[], float],
+        lease: timedelta = LEASE,
     ) -> None:
-        """``cache`` in bytes; ``awake`` logins need not rest; ``jitter`` gives numbers from -1 to 1."""
+        """
+        ``cache`` in bytes; ``awake`` logins need not rest; ``jitter`` gives numbers from -1 to 1.
+
+        No token call takes longer than half a ``lease``.
+        """
         self._accounts = dict(accounts)
         self._configured_at = clock.now()
         self._store = store
@@ -96,6 +105,11 @@ class Source:
         self._endpoint = endpoint
         self._tasks = Tasks()
         self._ceilings = Ceilings(concurrent=self._policy.concurrent, clock=clock, tasks=self._tasks)
+        self._news = News(clock=clock, tasks=self._tasks)
+        self._loading: dict[str, int] = {}
+        """Accounts that are being read from the store, and how often another process changed them meanwhile."""
+        self._others = False
+        """Whether another process changed anything since the states were counted."""
         self._journal = Journal(
             store=store,
             spool=spool,
@@ -103,6 +117,8 @@ class Source:
             clock=clock,
             jitter=jitter,
             on_slow_down=self._ceilings.pause,
+            news=self._news,
+            lease=lease,
         )
         self._entries = Entries(room=cache, clock=clock, awake=awake)
         self._census = Census()
@@ -221,9 +237,26 @@ class Source:
 
     async def start(self) -> None:
         """After ``restore``: count the states of what is stored, and begin to repeat renewals that are in doubt."""
+        self._store.watch(self._changed)
         self._census.begin(await self._store.tally())
-        for account in await self._store.in_doubt():
-            if table_of(account) in self._accounts:
+        await self._take_over(now=self._clock.now() + _ANY_BACK_OFF, limit=-1)
+
+    async def take_over(self) -> None:
+        """Look whether a renewal is in doubt that nobody is at, be its process dead or gone, and repeat it at once."""
+        try:
+            await self._take_over(now=self._clock.now(), limit=self._policy.concurrent)
+            if self._others:
+                self._others = False
+                self._census.begin(await self._store.tally(), self._entries.__contains__)
+        except StoreError as error:
+            log.event(_log, "store_failed", account="", detail=error.message)
+
+    async def _take_over(self, *, now: datetime, limit: int) -> None:
+        for account in await self._store.abandoned(now=now, limit=limit):
+            if table_of(account) in self._accounts and self._busy(account) is None:
+                entry = self._wake(account)
+                if entry is not None:
+                    entry.in_doubt = True
                 self._tasks.start(self._recover(account), name=f"recover {account}")
 
     async def recovered(self, *, patience: float) -> None:
@@ -377,6 +410,39 @@ class Source:
         self._backlog.close()
         await self._tasks.finish(patience=patience)
 
+    # -- what other processes do ---------------------------------------------------------------------------------
+
+    def _changed(self, account: str, generation: int) -> None:
+        """Another process changed the row: what is in memory of it is read anew before it is used again."""
+        self._others = True
+        self._news.tell(account)
+        if account in self._loading:
+            self._loading[account] += 1
+        busy = self._busy(account)
+        entry = self._entries.look(account)
+        if busy is not None:  # what it comes to may be newer than this
+            busy.add_done_callback(lambda _: self._changed(account, generation))
+        elif entry is None or entry.unstored is not None or generation < entry.tokens.generation:
+            return
+        elif generation > entry.tokens.generation:
+            self._entries.drop(account)
+        else:
+            self._tasks.start(self._compare(account), name=f"compare {account}")
+
+    async def _compare(self, account: str) -> None:
+        """The same tokens; but a logout, a rebind or a refusal may be what another process did."""
+        try:
+            found = await self._store.summary(account)
+        except StoreError:
+            found = None
+        entry = self._entries.look(account)
+        if entry is None or entry.unstored is not None:
+            return
+        if self._busy(account) is not None:
+            self._changed(account, entry.tokens.generation)
+        elif found is None or not _as_in(entry, found):
+            self._entries.drop(account)
+
     # -- entries -------------------------------------------------------------------------------------------------
 
     def _spec(self, account: str) -> Account:
@@ -406,10 +472,13 @@ class Source:
                 return entry
             if account in self._backlog:  # what the store has is spent
                 raise not_stored(account)
-            changes = self._changes
+            changes, told = self._changes, self._loading.setdefault(account, 0)
             spec = self._spec(account)
-            record = await self._load(account)
-            if account in self._entries or account in self._occupied or changes != self._changes:
+            try:
+                record = await self._load(account)
+            finally:
+                told -= self._loading.pop(account, 0)
+            if account in self._entries or account in self._occupied or changes != self._changes or told:
                 continue  # the record may be older than what came meanwhile
             found = self._found(spec, account, record)
             if found is not None:
@@ -708,6 +777,16 @@ class Source:
         self._entries.drop(account)
         self._census.restate(account, standing.state)
         log.event(_log, "account_rebound", account=account)
+
+
+def _as_in(entry: Entry, found: Summary) -> bool:
+    """Whether memory says what the store does."""
+    return (found.generation, found.has_tokens, found.standing, found.bound_to) == (
+        entry.tokens.generation,
+        bool(entry.tokens.access_token),
+        entry.standing,
+        entry.bound_to,
+    )
 
 
 def _adopted(account: str, bound_to: str, tokens: TokenSet, standing: Standing) -> Record:

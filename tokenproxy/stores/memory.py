@@ -95,7 +95,7 @@ class MemoryStore:
         found = [self._rows[name] for name in await self.in_doubt()]
         free = [row for row in found if row.lease_until is None or row.lease_until <= now]
         ripe = [row for row in free if row.standing.retry_at is None or row.standing.retry_at <= now]
-        return [row.account for row in ripe[:limit]]
+        return [row.account for row in (ripe if limit < 0 else ripe[:limit])]
 
     def watch(self, on_change: Callable[[str, int], None]) -> None:
         """Nobody else has this memory: nothing is ever called."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
 from tokenproxy.core.account import Reason, Standing, State
-from tokenproxy.core.interfaces import Claim, Idle, Record, StateValue, Summary
+from tokenproxy.core.interfaces import MOST_STATE, Claim, Idle, Record, StateValue, Summary
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import SealError, StoreError
 from tokenproxy.metrics import StoreMetrics
@@ -46,8 +47,8 @@ class RowStore:
         self._sql = statements
         self._shelf = shelf
         self._owner = owner
-        self._store_id = store_id
-        self._cipher = cipher
+        self.store_id = store_id
+        self.cipher = cipher
         self._metrics = metrics
 
     async def load(self, account: str) -> Record | None:
@@ -186,16 +187,16 @@ class RowStore:
         return found
 
     async def state(self, account: str) -> Mapping[str, StateValue]:
-        return await self._shelf.read(account, self._cipher)
+        return await self._shelf.read(account, self.cipher)
 
     async def put_state(self, account: str, path: str, value: StateValue | None) -> bool:
-        return await self._shelf.put(account, path, value, self._cipher)
+        return await self._shelf.put(account, path, value, self.cipher)
 
     async def use_keys(self, keys: Sequence[bytes]) -> None:
         """Seal under the first of these from now on; all open. ``SealError`` unless one of them opens the store."""
         cipher = Cipher(keys)
-        await check_key(self._engine, self._sql, cipher, self._store_id)
-        self._cipher = cipher
+        await check_key(self._engine, self._sql, cipher, self.store_id)
+        self.cipher = cipher
 
     async def reseal(self, progress: Callable[[int, int], None] | None = None) -> int:
         """
@@ -203,9 +204,9 @@ class RowStore:
 
         Raises ``SealError`` after all others are done when a row does not open; the old key is needed until then.
         """
-        prefix = self._cipher.prefix
+        prefix = self.cipher.prefix
         total = (await self._run("reseal", self._sql.count_to_reseal, {"prefix": prefix}))[0]["number"]
-        total += await self._shelf.to_reseal(self._cipher)
+        total += await self._shelf.to_reseal(self.cipher)
         done = 0
 
         def one_more() -> None:
@@ -215,16 +216,14 @@ class RowStore:
                 progress(min(done, total), total)
 
         sealed, stuck = await self._reseal_rows(prefix, one_more)
-        more_sealed, more_stuck = await self._shelf.reseal(self._cipher, one_more)
+        more_sealed, more_stuck = await self._shelf.reseal(self.cipher, one_more)
         sealed, stuck = sealed + more_sealed, [*stuck, *more_stuck]
         if stuck:
             raise SealError(
                 f"{len(stuck)} of {total} rows cannot be opened and stay as they are: {', '.join(stuck[:10])}",
                 next_step=f"tokenproxy logout {stuck[0]}, or give back the key that opens it; then key rotate again",
             )
-        await self._run(
-            "reseal", self._sql.set_key_check, {"value": _key_check(self._cipher, self._store_id)}
-        )
+        await self._run("reseal", self._sql.set_key_check, {"value": _key_check(self.cipher, self.store_id)})
         await self._engine.wipe_log()
         return sealed
 
@@ -235,6 +234,52 @@ class RowStore:
 
     async def close(self) -> None:
         await self._engine.close()
+
+    # -- what ``moving`` asks ------------------------------------------------------------------------------------
+
+    async def ask(self, operation: str, sql: str, values: Mapping[str, Value]) -> Sequence[Row]:
+        """A statement of its own, as the engine takes it."""
+        return await self._run(operation, sql, values)
+
+    async def key_check(self) -> bytes:
+        """The seal that tells whether a key is the right one."""
+        seal: bytes = (await self._run("moving", self._sql.read_key_check))[0]["value"]
+        return seal
+
+    async def damage(self) -> str:
+        """What is wrong with the database's own pages; "": nothing that it tells."""
+        said = [str(row["value"]) for row in await self._run("moving", self._sql.damage)]
+        return "" if said == ["ok"] else "; ".join(said[:3])
+
+    async def moved(self) -> bool:
+        """Whether the logins are elsewhere, or on the way."""
+        return bool(await self._run("moving", self._sql.read_moved))
+
+    async def retire(self, to: str | None) -> None:
+        """The logins are at ``to`` from now on, and this store is not to be opened; None: they are here."""
+        await self._run("moving", self._sql.set_moved, {"place": to})
+
+    async def refuse_company(self) -> None:
+        """Raise ``StoreError`` where another process has this store open; for most, opening it has told that."""
+
+    def place(self, account: str, generation: int, kind: Kind) -> Place:
+        return self._place(account, generation, kind)
+
+    def state_place(self, account: str, path: str) -> Place:
+        return Place(self.store_id, account, 0, "state", path)
+
+    def open_from(self, blob: bytes, place: Place) -> bytes:
+        """Raises ``SealError``."""
+        return self.cipher.open(blob, place)
+
+    def seal_for(self, plain: bytes, place: Place) -> bytes:
+        """Here, what was sealed for the same place of another store."""
+        return self.cipher.seal(plain, replace(place, store=self.store_id))
+
+    async def put_sealed_state(self, account: str, path: str, sealed: bytes) -> None:
+        values: dict[str, Value] = {"account": account, "path": path, "sealed": sealed, "most": MOST_STATE}
+        await self._run("moving", self._sql.put_state, values)
+        self._shelf.drop(account)
 
     def watch(self, on_change: Callable[[str, int], None]) -> None:
         """Nobody else can have this store open: nothing is ever called."""
@@ -264,7 +309,7 @@ class RowStore:
     async def _reseal_row(self, account: str) -> bool:
         """False: a renewal was quicker and has sealed the row itself, or it was forgotten."""
         while rows := await self._run(
-            "reseal", self._sql.read_to_reseal, {"account": account, "prefix": self._cipher.prefix}
+            "reseal", self._sql.read_to_reseal, {"account": account, "prefix": self.cipher.prefix}
         ):
             row = rows[0]
             values = {
@@ -283,15 +328,15 @@ class RowStore:
         if blob is None:
             return None
         place = self._place(account, generation, kind)
-        return self._cipher.seal(self._cipher.open(blob, place), place)
+        return self.cipher.seal(self.cipher.open(blob, place), place)
 
     def _place(self, account: str, generation: int, kind: Kind) -> Place:
-        return Place(self._store_id, account, generation, kind)
+        return Place(self.store_id, account, generation, kind)
 
     def _sealed(self, account: str, tokens: TokenSet) -> dict[str, Value]:
         place = self._place(account, tokens.generation, "tokens")
         return {
-            "sealed": self._cipher.seal(tokens_to_json(tokens), place),
+            "sealed": self.cipher.seal(tokens_to_json(tokens), place),
             "expires_at": tokens.expires_at,
             "refresh_expires_at": tokens.refresh_expires_at,
         }
@@ -300,7 +345,7 @@ class RowStore:
         """Bound to the generation that replaced it, the row's: it is put back together with that one or not at all."""
         if previous is None:
             return None
-        return self._cipher.seal(previous.encode(), self._place(account, generation, "previous"))
+        return self.cipher.seal(previous.encode(), self._place(account, generation, "previous"))
 
     def _record(self, row: Row) -> Record:
         summary = _summary(row)
@@ -319,7 +364,7 @@ class RowStore:
         if sealed is None:
             return None
         place = self._place(summary.account, summary.generation, "tokens")
-        data = self._cipher.open(sealed, place)
+        data = self.cipher.open(sealed, place)
         try:
             return tokens_from_json(data, summary.generation)
         except (ValueError, KeyError, TypeError):
@@ -332,9 +377,7 @@ class RowStore:
     def _open_previous(self, summary: Summary, sealed: bytes | None) -> str | None:
         if sealed is None:
             return None
-        return self._cipher.open(
-            sealed, self._place(summary.account, summary.generation, "previous")
-        ).decode()
+        return self.cipher.open(sealed, self._place(summary.account, summary.generation, "previous")).decode()
 
 
 def _claimed(claim: Claim) -> dict[str, Value]:
@@ -395,6 +438,15 @@ def _idle(row: Row) -> Idle:
     renewed_at = instant(row["renewed_at"])
     assert renewed_at is not None  # noqa: S101 - it was compared in the query
     return Idle(row["account"], renewed_at, instant(row["expires_at"]))
+
+
+async def refuse_moved(engine: Engine, statements: Statements, name: str) -> None:
+    """A store whose logins go on elsewhere would send refresh tokens that were spent there."""
+    for row in await engine.run("open", statements.read_moved):
+        raise StoreError(
+            f"the logins of the store {name} were moved to {row['value']}, and a move that was broken off goes on from there",
+            next_step="set store.url to that one; where the move was broken off: tokenproxy store migrate --to it again",
+        )
 
 
 async def check_key(engine: Engine, statements: Statements, cipher: Cipher, store_id: str) -> None:

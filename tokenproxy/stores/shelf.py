@@ -36,12 +36,11 @@ class Shelf:
         *,
         store_id: str,
         metrics: StoreMetrics,
-        may_keep: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``may_keep``: whether whatever changes a login's state now will be told to ``drop``."""
         self._engine = engine
         self._sql = statements
-        self._may_keep = may_keep
+        self.may_keep: Callable[[], bool] = lambda: True
+        """Whether all that changes a login's state now is told to ``drop``."""
         self._store_id = store_id
         self._metrics = metrics
         self._open: OrderedDict[str, Mapping[str, StateValue]] = OrderedDict()
@@ -52,7 +51,7 @@ class Shelf:
 
     async def read(self, account: str, cipher: Cipher) -> Mapping[str, StateValue]:
         """By path; raises ``SealError`` where one does not open."""
-        may_keep = self._may_keep()
+        may_keep = self.may_keep()
         found = self._open.get(account)
         if found is not None and may_keep:
             self._open.move_to_end(account)

@@ -18,7 +18,7 @@ from tokenproxy.errors import StoreError
 from tokenproxy.metrics import StoreMetrics
 from tokenproxy.stores.cipher import Cipher
 from tokenproxy.stores.disk import Disk, open_disk
-from tokenproxy.stores.rows import RowStore, check_key
+from tokenproxy.stores.rows import RowStore, check_key, refuse_moved
 from tokenproxy.stores.shelf import Shelf
 from tokenproxy.stores.statements import SUMMARY, Statements
 
@@ -72,6 +72,12 @@ STATEMENTS: Final = Statements(
     set_key_check="""
     INSERT INTO meta (name, value) VALUES ('key_check', :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value
     """,
+    read_moved="SELECT value FROM meta WHERE name = 'moved_to' AND value <> ''",
+    set_moved="""
+    INSERT INTO meta (name, value) VALUES ('moved_to', coalesce(:place, ''))
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value
+    """,
+    damage="SELECT integrity_check AS value FROM pragma_integrity_check",
 )
 
 _ANY_TABLE: Final = "SELECT 1 FROM sqlite_schema LIMIT 1"
@@ -83,18 +89,21 @@ class SQLiteStore(RowStore):
 
 
 async def open_sqlite(
-    path: Path, keys: Sequence[bytes], *, metrics: StoreMetrics | None = None
+    path: Path, keys: Sequence[bytes], *, metrics: StoreMetrics | None = None, retired: bool = False
 ) -> SQLiteStore:
     """
     Open the store, making it (0600) where there is none; ``close`` it, or its thread keeps the process from exiting.
 
-    Raises ``StoreLockedError`` while another process has it open, ``SealError`` when no key fits, else ``StoreError``.
+    ``retired``: also where its logins were moved elsewhere. Raises ``StoreLockedError`` while another process has it
+    open, ``SealError`` when no key fits, else ``StoreError``.
     """
     cipher = Cipher(keys)
     metrics = metrics or StoreMetrics()
     disk = await open_disk(path, metrics=metrics)
     try:
         await _migrate(disk, path)
+        if not retired:
+            await refuse_moved(disk, STATEMENTS, str(path))
         store_id = (await disk.run("open", STATEMENTS.store_id))[0]["value"]
         await check_key(disk, STATEMENTS, cipher, store_id)
     except BaseException:
@@ -107,6 +116,30 @@ async def open_sqlite(
         owner=secrets.token_hex(8),
         store_id=store_id,
         cipher=cipher,
+        metrics=metrics,
+    )
+
+
+async def open_copy(path: Path, of: RowStore) -> SQLiteStore:
+    """An empty store with the name and the keys of another, so that what that one sealed opens here."""
+    disk = await open_disk(path, metrics=StoreMetrics())
+    try:
+        await _migrate(disk, path)
+        await disk.run(
+            "open", "UPDATE meta SET value = :value WHERE name = 'store_id'", {"value": of.store_id}
+        )
+        await disk.run("open", STATEMENTS.set_key_check, {"value": await of.key_check()})
+    except BaseException:
+        await disk.close()
+        raise
+    metrics = StoreMetrics()
+    return SQLiteStore(
+        disk,
+        STATEMENTS,
+        Shelf(disk, STATEMENTS, store_id=of.store_id, metrics=metrics),
+        owner=secrets.token_hex(8),
+        store_id=of.store_id,
+        cipher=of.cipher,
         metrics=metrics,
     )
 

@@ -149,6 +149,10 @@ class Statements:
     first_key_check: str
     """Where there is none yet."""
     set_key_check: str
+    read_moved: str
+    set_moved: str
+    damage: str
+    """Rows with a column ``value`` that says "ok"; else what is wrong with the database's own pages."""
 
     load: str = "SELECT *, sealed IS NOT NULL AS has_tokens FROM account WHERE account = :account"
     summary: str = f"{SUMMARY} WHERE account = :account"
