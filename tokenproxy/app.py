@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, MutableM
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -73,21 +74,16 @@ class SystemClock:
     (CLOCK_BOOTTIME), so that setting the clock can neither expire all tokens at once nor keep a dead one alive.
     """
 
+    monotonic: Callable[[], float]
+    """Without a frame of Python around the system's call: each request asks six times."""
+
     def __init__(self) -> None:
+        kind = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+        self.monotonic = partial(time.clock_gettime, kind)
         self._zero = datetime.now(UTC) - timedelta(seconds=self.monotonic())
 
     def now(self) -> datetime:
         return self._zero + timedelta(seconds=self.monotonic())
-
-    if hasattr(time, "CLOCK_BOOTTIME"):
-
-        def monotonic(self) -> float:
-            return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-    else:
-
-        def monotonic(self) -> float:
-            return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -13,6 +13,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
+from tests.proxy.actors import ok, post, stage, until
 from tokenproxy.core.routes import RouteTable
 from tokenproxy.proxy.answer import LINES
 from tokenproxy.proxy.parsers import request_parser, response_parser
@@ -228,3 +229,30 @@ def test_what_is_remembered_is_bounded() -> None:
         assert len(lines.remembered) <= KNOWN
     assert lines.request(b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % (b"h" * LONGEST)) is not None
     assert max(map(len, lines.remembered)) <= LONGEST
+
+
+async def test_a_caller_of_the_common_form_needs_no_parser() -> None:
+    async with stage(ok(b"hello")) as s:
+        caller = await s.caller()
+        for size in (0, 3, 300_000):
+            await caller.send(post(b"x" * size))
+            assert (await caller.answer()).body == b"hello"
+            assert len(s.upstream.seen[-1].body) == size
+        (side,) = s.plane.callers
+        assert side.parser is None
+        await caller.send(b"GET /books/a HTTP/1.1\r\nHost: localhost\r\nX-Wide:  a\r\n\r\n")
+        assert (await caller.answer()).body == b"hello"
+        assert side.parser is not None
+
+
+async def test_a_body_that_is_counted_ends_where_its_length_says() -> None:
+    """What follows is the next request, however the segments are cut."""
+    async with stage(ok(b"hello")) as s:
+        caller = await s.caller()
+        first = post(b"x" * 5000)
+        await caller.send(first[:-1000])
+        await until(lambda: s.upstream.seen)
+        await caller.send(first[-1000:] + b"GET /books/next HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for _ in range(2):
+            assert (await caller.answer()).body == b"hello"
+        assert [seen.target for seen in s.upstream.seen] == [b"/x", b"/next"]

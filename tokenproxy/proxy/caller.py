@@ -14,8 +14,8 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from tokenproxy import log
 from tokenproxy.proxy.chunks import BrokenChunksError, ChunkedBody, ChunkReader
 from tokenproxy.proxy.exchange import Exchange
-from tokenproxy.proxy.parsers import BUFFER, head_too_large, request_parser, request_problem
-from tokenproxy.proxy.plain import LONGEST_LENGTH
+from tokenproxy.proxy.parsers import BUFFER, head_too_large, request_parser, request_problem, stream
+from tokenproxy.proxy.plain import LONGEST_LENGTH, Message, Payload, Whole
 from tokenproxy.proxy.problem import ProblemError, bad_request, render
 from tokenproxy.proxy.side import Side
 
@@ -52,6 +52,7 @@ class CallerSide(Side):
 
     __slots__ = (
         "chunks",
+        "counted",
         "door",
         "early",
         "head",
@@ -68,16 +69,19 @@ class CallerSide(Side):
         super().__init__(loop)
         self.plane = plane
         self.door = door
-        self.parser = self._parser()
+        self.parser: Any = None
+        """From the first head on that is not of the common form."""
         self.task: asyncio.Task[None] | None = None
         """One per burst of requests, not per connection: an idle caller costs no task."""
-        self.payload: StreamReader | None = None
+        self.payload: Payload | None = None
         self.early = b""
         """What came for the next requests while one is served."""
         self.head = b""
         """What came of a head that is not complete."""
         self.length = 0
         """Bytes of the body whose length is known."""
+        self.counted = False
+        """The body is filled here, its head having been read without the parser."""
         self.chunks: ChunkReader | None = None
         """Reads the body that comes in chunks."""
         self.lingering = False
@@ -137,10 +141,12 @@ class CallerSide(Side):
 
     # inside
 
-    def _parser(self) -> Any:
-        return request_parser(self, self.loop, line=self.plane.settings.limits.head)
+    def _parse(self, data: bytes) -> Any:
+        if self.parser is None:
+            self.parser = request_parser(self, self.loop, line=self.plane.settings.limits.head)
+        return self.parser.feed_data(data)[0]
 
-    def _take_head(self, data: bytes) -> tuple[RawRequestMessage, StreamReader] | None:
+    def _take_head(self, data: bytes) -> tuple[Message, Payload] | None:
         """
         The next request where its head is whole, with what is here of its body; what follows that waits in ``early``.
 
@@ -166,7 +172,7 @@ class CallerSide(Side):
     def _take_part(self, whole: bytes, data: bytes) -> None:
         if len(whole) > self.plane.settings.limits.head:
             raise head_too_large()
-        if self.parser.feed_data(data)[0]:  # it finds faults as early as it can
+        if self._parse(data):  # it finds faults as early as it can
             raise _two_ends()
         if not self.head:
             # From the first byte on, whatever comes: a head that drips in does not buy time.
@@ -174,14 +180,19 @@ class CallerSide(Side):
             self.deadline = min(self.deadline, head)
         self.head = whole
 
-    def _take_whole(self, whole: bytes, start: int, end: int) -> tuple[RawRequestMessage, StreamReader]:
+    def _take_whole(self, whole: bytes, start: int, end: int) -> tuple[Message, Payload]:
         if end > self.plane.settings.limits.head:
             raise head_too_large()
-        messages = self.parser.feed_data(whole[len(self.head) : end])[0]
+        if not start and not self.head:
+            message = self.plane.gate.lines.request(whole if end == len(whole) else whole[:end])
+            if message is not None:
+                return message, self._body_behind(whole, end, message.length or 0)
+        messages = self._parse(whole[len(self.head) : end])
         self.head = b""
         if not messages:
             raise _two_ends()
         message, payload = messages[0]
+        self.counted = False
         # The parser takes several blanks for one, and more than empty lines before the first word.
         if whole.find(LINE_END, start) - start != len(message.method) + len(message.path) + REST_OF_LINE:
             raise bad_request("The request line is not three words with one blank between them.")
@@ -194,6 +205,20 @@ class CallerSide(Side):
                 raise broken
         return message, payload
 
+    def _body_behind(self, whole: bytes, end: int, length: int) -> Payload:
+        """The body of a request whose head ends there and was read without the parser."""
+        last = end + length
+        if len(whole) > last:
+            self._keep_for_later(whole[last:])
+        if not length:
+            return EMPTY_PAYLOAD
+        if len(whole) >= last:
+            return Whole(whole[end:last])
+        self.length, self.counted = length, True
+        payload = stream(self, self.loop)
+        payload.feed_data(whole[end:])
+        return payload
+
     def _body_of(self, message: RawRequestMessage, payload: StreamReader) -> StreamReader:
         if not message.chunked:
             length = message.headers.get("Content-Length", "")
@@ -203,11 +228,11 @@ class CallerSide(Side):
         self.chunks = ChunkReader(body, longest=self.plane.settings.limits.head)
         return body
 
-    def _begin(self, message: RawRequestMessage, payload: StreamReader) -> None:
+    def _begin(self, message: Message, payload: Payload) -> None:
         self.payload = payload
         self.task = self.loop.create_task(self._serve(message, payload))
 
-    async def _serve(self, message: RawRequestMessage, payload: StreamReader) -> None:
+    async def _serve(self, message: Message, payload: Payload) -> None:
         """Answer the requests that are here, one after the other."""
         try:
             while True:
@@ -228,12 +253,12 @@ class CallerSide(Side):
         finally:
             self.task = None
 
-    def _following(self) -> tuple[RawRequestMessage, StreamReader] | None:
+    def _following(self) -> tuple[Message, Payload] | None:
         """The next request where it is here already; None: the connection waits for it, or has been refused."""
         self.payload = None
         if self.chunks is not None:
             self.chunks = None
-            self.parser = self._parser()  # this one still waits for the body
+            self.parser = None  # this one still waits for the body
         data, self.early = self.early, b""
         found = self._take_head(data) if data else None
         if self.lingering:
@@ -249,10 +274,10 @@ class CallerSide(Side):
             self.transport.close()
         return None
 
-    def _take_more(self, payload: StreamReader, data: bytes) -> None:
+    def _take_more(self, payload: Payload, data: bytes) -> None:
         """More of a body, and what follows it."""
         rest = data
-        if not payload.is_eof():
+        if isinstance(payload, StreamReader) and not payload.is_eof():
             try:
                 rest = self._feed_body(payload, data)
             except BrokenChunksError as broken:
@@ -265,7 +290,13 @@ class CallerSide(Side):
         if self.chunks is not None:
             return self.chunks.feed(data)
         left = self.length - payload.total_bytes
-        self.parser.feed_data(data if len(data) <= left else data[:left])
+        piece = data if len(data) <= left else data[:left]
+        if not self.counted:
+            self.parser.feed_data(piece)
+            return data[left:]
+        payload.feed_data(piece)
+        if len(data) >= left:
+            payload.feed_eof()
         return data[left:]
 
     def _keep_for_later(self, data: bytes) -> None:
