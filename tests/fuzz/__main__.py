@@ -45,7 +45,8 @@ def main() -> int:
                 number += 1
         except Disagreement as found:
             print(found)
-            print(f"kept: {CORPUS / kept(found)}.json, seed {number}")
+            if hasattr(found, "__notes__"):  # else it is one of the corpus
+                print(f"kept: {CORPUS / kept(found)}.json, seed {number}")
             return 1
         finally:
             runner.run(arena.__aexit__())

@@ -176,6 +176,8 @@ class Arena:
             async with asyncio.timeout(PATIENCE):
                 with contextlib.suppress(ConnectionError):
                     for piece in pieces:
+                        if writer.is_closing():
+                            break
                         writer.write(piece)
                         await _breath()
                 with contextlib.suppress(ConnectionError):

@@ -17,7 +17,8 @@ HOP = frozenset(
     """.split()
 )
 """Fields of one hop, and those that are changed on the way."""
-BODILESS = frozenset({204, 304})
+LENGTHLESS = frozenset({204, *range(100, 200)})
+"""Answers that have no Content-Length (RFC 9110 section 8.6), so that one is dropped."""
 
 
 class Disagreement(AssertionError):  # noqa: N818 - it is what it is
@@ -151,7 +152,7 @@ def _end_to_end(message: Message, *, answer: bool = False) -> Fields:
         name.strip(b" \t").lower() for value in message.values(b"connection") for name in value.split(b",")
     } - {b"content-length"}
     added = {b"date"} if answer else set()
-    if answer and message.start == (204,):
+    if message.start[0] in LENGTHLESS:
         added.add(b"content-length")
     return [
         (name, value)

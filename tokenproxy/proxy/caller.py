@@ -63,6 +63,7 @@ class CallerSide(Side):
         "payload",
         "plane",
         "task",
+        "unsent",
     )
 
     def __init__(self, plane: Plane, loop: asyncio.AbstractEventLoop, door: Door) -> None:
@@ -86,6 +87,8 @@ class CallerSide(Side):
         """Reads the body that comes in chunks."""
         self.lingering = False
         self.lingered = 0
+        self.unsent: float = inf
+        """Bytes of the last answer that had not gone when we last looked."""
 
     # the transport's side
 
@@ -122,7 +125,7 @@ class CallerSide(Side):
 
     def expired(self) -> None:
         if self.lingering:
-            self.abort()
+            self._lingered_on()
         elif self.task is not None:
             if self.payload is not None and not self.payload.is_eof():
                 self.payload.set_exception(_too_slow("body", self.plane.settings.deadlines.body_idle))
@@ -237,9 +240,11 @@ class CallerSide(Side):
         try:
             while True:
                 self.deadline = inf
-                if not await Exchange(self, message, payload).run() or self.door.closed:
-                    # A caller that did not ask for the close may be sending the next request.
-                    self._finish(unread=bool(self.early) or not payload.is_eof() or not message.should_close)
+                exchange = Exchange(self, message, payload)
+                if not await exchange.run() or self.door.closed:
+                    # A caller that did not ask for the close, or whom we did not understand, may be sending more.
+                    asked = message.should_close and exchange.request is not None
+                    self._finish(unread=bool(self.early) or not payload.is_eof() or not asked)
                     return
                 found = self._following()
                 if found is None:
@@ -322,9 +327,7 @@ class CallerSide(Side):
 
     def _finish(self, *, unread: bool) -> None:
         """Close so that the caller can still read the answer."""
-        unsent = self.transport.get_write_buffer_size() > 0
-        idle = self.plane.settings.deadlines.body_idle
-        self.deadline = self.plane.monotonic() + (idle if unsent else LINGER_SECONDS)
+        self.deadline = self.plane.monotonic() + LINGER_SECONDS
         self.lingering = True
         if unread and self.transport.can_write_eof() and not self.transport.is_closing():
             try:
@@ -334,8 +337,17 @@ class CallerSide(Side):
                 return
             self.resume_reading()
         else:
-            self.deadline = self.plane.monotonic() + idle
+            self.deadline = self.plane.monotonic() + self.plane.settings.deadlines.body_idle
             self.transport.close()
+
+    def _lingered_on(self) -> None:
+        """A slow caller may still take the last answer: as long as it does, it has time."""
+        unsent = self.transport.get_write_buffer_size()
+        if 0 < unsent < self.unsent:
+            self.unsent = unsent
+            self.deadline = self.plane.monotonic() + self.plane.settings.deadlines.body_idle
+        else:
+            self.abort()
 
     def _discard(self, data: bytes) -> None:
         self.lingered += len(data)
