@@ -65,7 +65,7 @@ class Story:
         async with AskaraProvider() as provider, House(provider, path=self._folder / "t.db") as house:
             await house.login()
             store: Any = house.store.store
-            disk = store._disk  # noqa: SLF001 - below the store is where disks fail
+            disk = store._engine  # noqa: SLF001 - below the store is where disks fail
             sound = disk._connection  # noqa: SLF001
             failing = disk._connection = Failing(sound, self._code, first=self._first, times=self._times)  # noqa: SLF001
             for _ in range(2):
