@@ -69,7 +69,7 @@ async def make(folder: Path, count: int) -> None:
     bench = Provider(name="bench", token_url="http://127.0.0.1:9/token", client_auth=ClientAuth.NONE)
     spec = Account(name="crm", provider=bench, registration=Registration(client_id="bench"))
     store: Any = await stores.open_store(f"sqlite:{folder / 'store.db'}", keys)
-    await store._disk.run("open", "PRAGMA synchronous=OFF")  # noqa: SLF001 - a sync for each takes minutes
+    await store._engine.run("open", "PRAGMA synchronous=OFF")  # noqa: SLF001 - a sync for each takes minutes
     now = datetime.now(UTC)
     standing = Standing(State.OK, Reason.NONE, now)
     for start in range(0, count, 500):
