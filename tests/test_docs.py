@@ -77,6 +77,23 @@ def test_the_configs_of_the_page_about_ways_in_are_configs(tmp_path: Path) -> No
         assert loaded.warnings == ()
 
 
+def test_the_configs_of_the_page_on_long_lived_traffic_are_configs(tmp_path: Path) -> None:
+    """Together, with a provider in the place of its example's."""
+    chat, files = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/long-lived.md").read_text(), re.DOTALL)
+    provider = '[providers.acme]\nauthorize_url = "https://a.example/a"\ntoken_url = "https://a.example/t"\n'
+    loaded = config.parse(
+        f"{chat}\n{files}\n{provider}",
+        source="docs/long-lived.md",
+        base=tmp_path,
+        environ={"ACME_SECRET": "s3cret-of-nobody"},
+    )
+
+    assert [(route.upgrade, route.connect) for route in loaded.routes] == [
+        (frozenset({b"websocket"}), False),
+        (frozenset(), True),
+    ]
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text()):

@@ -51,6 +51,7 @@ class RouteMetrics:
         "requests",
         "retries",
         "route",
+        "tunnels",
         "upstream",
         "upstream_retries",
     )
@@ -60,6 +61,7 @@ class RouteMetrics:
         self.requests: dict[tuple[int, str], int] = {(2, "ok"): 0, (4, "ok"): 0, (5, "proxy_error"): 0}
         """(status // 100, result) -> count."""
         self.in_flight = 0
+        self.tunnels = 0
         self.overhead = Histogram(OVERHEAD_BUCKETS)
         """Seconds inside tokenproxy, the upstream's time excluded."""
         self.upstream = Histogram(UPSTREAM_BUCKETS)

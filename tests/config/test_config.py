@@ -90,6 +90,17 @@ def test_a_route_with_everything(tmp_path: Path) -> None:
     assert config.replay.directory == str(tmp_path / ".")
 
 
+def test_a_route_that_lets_tunnels_through(tmp_path: Path) -> None:
+    """Protocols in any case, as callers write them; limits of tunnels may be lifted."""
+    lines = ("[deadlines]", "tunnel = 0", 'events = "5 min"', "[limits]", "tunnels = 7")
+    text = with_top(*lines) + 'host = "api.example.com"\nupgrade = ["WebSocket", "MQTT/5"]\nconnect = true\n'
+    config = read(text, tmp_path)
+
+    assert config.routes[0].upgrade == {b"websocket", b"mqtt/5"}
+    assert config.routes[0].connect
+    assert (config.deadlines.tunnel, config.deadlines.events, config.limits.tunnels) == (0, 300, 7)
+
+
 @pytest.mark.parametrize("account", ["books", "books/anna@example.com", "books/{header:X-User}"])
 def test_a_route_may_name_a_login_or_let_a_header_do_so(account: str, tmp_path: Path) -> None:
     """The route carries it on as it is written; the data plane reads it with ``account_header``."""

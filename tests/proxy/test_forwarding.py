@@ -268,7 +268,7 @@ async def test_an_upgrade_is_not_passed_on_and_ends_the_connection() -> None:
     async with stage() as s:
         caller = await s.caller()
         await caller.send(
-            b"GET /books/x HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+            b"GET /books/x HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
             b"GET /books/smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
         )
         answer = await caller.answer()

@@ -116,6 +116,12 @@ def _requests(metrics: Metrics) -> Iterator[Metric]:
         ("route",),
         (((each.route,), each.in_flight) for each in routes),
     )
+    yield _gauge(
+        "tokenproxy_tunnels",
+        "Tunnels that are open: WebSockets, other upgrades, CONNECT.",
+        ("route",),
+        (((each.route,), each.tunnels) for each in routes),
+    )
     yield _histogram(
         "tokenproxy_overhead_seconds",
         "Time of a request inside tokenproxy, the upstream's excluded.",

@@ -81,6 +81,8 @@ ALGORITHMS: Final = (
 
 TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 """A field name or a method (RFC 9110 section 5.6.2)."""
+_PROTOCOL: Final = re.compile(rf"{TOKEN.pattern}(?:/{TOKEN.pattern})?")
+"""What ``Upgrade`` names (RFC 9110 section 7.8)."""
 FIELD_VALUE: Final = re.compile(r"[!-~](?:[ \t!-~]*[!-~])?")
 """A field value without what needs no quoting but confuses somebody: control characters and bytes beyond ASCII."""
 HOST_HEADER: Final = re.compile(
@@ -253,6 +255,16 @@ def _method(value: str) -> str:
     return value
 
 
+def _protocol(value: str) -> str:
+    if not _PROTOCOL.fullmatch(value):
+        raise ValueError(f'must be a protocol such as "websocket", got {shown(value)}')
+    if value.lower().startswith(("h2", "h3", "http", "tls")):
+        raise ValueError(
+            f"{shown(value)} carries further requests, which would go past every rule of the route"
+        )
+    return value.lower()
+
+
 def _allow_entry(value: str) -> str:
     Entry.of(value)
     return value
@@ -386,6 +398,7 @@ KeySource = Annotated[str, PlainValidator(_secret(WORDS[:-1], KEY_MUST_BEGIN))]
 KeySources = Annotated[
     list[KeySource], BeforeValidator(_as_list), Field(min_length=1), Kind("secret or list")
 ]
+Protocols = Annotated[list[Annotated[str, AfterValidator(_protocol)]], Kind("list of text")]
 AllowList = Annotated[
     list[Annotated[str, AfterValidator(_allow_entry)]], Field(min_length=1), Kind("list of text")
 ]
@@ -589,6 +602,8 @@ class RouteTable(Table):
     rewrite_location: Flag = False
     rewrite_cookies: Flag = False
     allow: AllowList | None = None
+    upgrade: Protocols = []
+    connect: Flag = False
     placeholders: Flag = False
     targets: Annotated[list[TargetTable], Kind("list of tables")] = []
     proxy: Annotated[RouteProxyTable, BeforeValidator(_proxy)] = RouteProxyTable()
@@ -780,6 +795,8 @@ class DeadlineTable(Table):
     connect: SomeSeconds = _DEADLINES.connect
     first_byte: SomeSeconds = _DEADLINES.first_byte
     upstream_idle: SomeSeconds = _DEADLINES.upstream_idle
+    events: Seconds = _DEADLINES.events
+    tunnel: Seconds = _DEADLINES.tunnel
     keep_alive: SomeSeconds = _DEADLINES.keep_alive
     drain: Seconds = _DEADLINES.drain
 
@@ -788,6 +805,7 @@ class LimitTable(Table):
     head: Annotated[Bytes, AfterValidator(_size_from(4 * settings.KIB, "4 KiB"))] = _LIMITS.head
     connections: Count = _LIMITS.connections
     in_flight: SomeCount = _LIMITS.in_flight
+    tunnels: SomeCount = _LIMITS.tunnels
     queue: Seconds = _LIMITS.queue
 
 

@@ -65,6 +65,8 @@ _NOT_WITH_TARGETS: Final = (
     "allow",
     "forwarded",
     "retry",
+    "upgrade",
+    "connect",
     "request_headers",
     "answer_headers",
     "host_header",
@@ -125,6 +127,7 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
     request_headers = _changes(table.request_headers, (*keys, "request_headers"), _ours(account), reading)
     answer_headers = _changes(table.answer_headers, (*keys, "answer_headers"), frozenset(), reading)
     _check_proxied(table, keys, host, upstream, reading)
+    _check_connect(table, upstream, keys, reading)
     if prefix is None or host is None or upstream is None or account is None:
         return None
     return Route(
@@ -158,6 +161,8 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
         host_header=table.host_header,
         rewrite_location=table.rewrite_location,
         rewrite_cookies=table.rewrite_cookies,
+        upgrade=frozenset(each.encode() for each in table.upgrade),
+        connect=table.connect,
         in_flight=table.in_flight,
     )
 
@@ -264,6 +269,21 @@ def _field_value(text: str, at: Keys, secrets: list[str], reading: Reading) -> s
     elif value:
         secrets.append(value)
     return value
+
+
+def _check_connect(table: RouteTable, upstream: Upstream | None, keys: Keys, reading: Reading) -> None:
+    """A tunnel shows nothing of what is in it, so that it goes to one place and past no list."""
+    if not table.connect or table.targets:
+        return
+    at = (*keys, "connect")
+    if not table.host:
+        reading.report.problem(at, "needs host: the name that a CONNECT asks for")
+    if table.allow:
+        reading.report.problem(at, "and allow exclude each other: nobody sees what is asked in a tunnel")
+    if table.proxy.url:
+        reading.report.problem(at, "and proxy exclude each other: a tunnel goes straight to the upstream")
+    if upstream is not None and upstream.template:
+        reading.report.problem(at, "needs an upstream that is the same for every login")
 
 
 def _told(check: Callable[[str], Value], text: str, keys: Keys, reading: Reading) -> Value | None:

@@ -24,6 +24,10 @@ class Deadlines:
     """From the end of the request to the head of the answer."""
     upstream_idle: float = 60.0
     """Between two pieces of an answer's body; also how long an unused upstream connection is kept."""
+    events: float = 3600.0
+    """Between two pieces of an event stream (``text/event-stream``), in which silence is no fault; 0: for ever."""
+    tunnel: float = 3600.0
+    """In which nothing moves in a tunnel; 0: for ever. The kernel finds out about peers that are gone."""
     keep_alive: float = 75.0
     """How long a caller's connection may wait for its next request."""
     drain: float = 30.0
@@ -38,6 +42,8 @@ class Limits:
     """Callers connected at once; 0 means half of the process's descriptor limit."""
     in_flight: int = 1024
     """Requests at once, in all; a route may have less."""
+    tunnels: int = 1024
+    """Open at once; they take no turn of ``in_flight``, which they would never give back."""
     queue: float = 1.0
     """Seconds that a request may wait for its turn when ``in_flight`` is reached; then 503 ``overloaded``."""
 

@@ -151,10 +151,14 @@ def may_connect(target: Target, address: str) -> bool:
 
     Loopback, private, link-local, metadata and other addresses that are not public only where the entry means it.
     """
+    return target.private or public_or_named(target.upstream.host, address)
+
+
+def public_or_named(host: str, address: str) -> bool:
+    """Whether an address that a host leads to is public, or is what the host names itself."""
     at = ipaddress.ip_address(address.partition("%")[0])
-    if target.private or _public(at):
+    if _public(at):
         return True
-    host = target.upstream.host
     if host == "localhost":
         return at.is_loopback
     try:

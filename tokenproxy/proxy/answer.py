@@ -105,7 +105,7 @@ def read_answer(message: Answer, *, headless: bool, date: Callable[[], bytes]) -
     lines = [field[3] for field in fields]
     if not dated:
         lines.append(date())
-    head = AnswerHead(_status_line(code, message.reason), b"".join(lines))
+    head = AnswerHead(status_line(code, message.reason), b"".join(lines))
     head.sized = sized or bodyless
     if trailing:
         head.withheld = frozenset(map(canonical, nominated))
@@ -146,6 +146,14 @@ def unsaid(message: Answer, said: Mapping[bytes, bytes]) -> Answer:
     )
 
 
+def is_event_stream(message: Answer) -> bool:
+    """Server-sent events (WHATWG HTML section 9.2)."""
+    return any(
+        name.lower() == b"content-type" and value.partition(b";")[0].strip().lower() == b"text/event-stream"
+        for name, value in message.raw_headers
+    )
+
+
 def interim(message: Answer) -> bytes:
     """A whole 1xx answer for the caller (RFC 9110 section 15.2)."""
     lines = [
@@ -153,7 +161,35 @@ def interim(message: Answer) -> bytes:
         for field in message.raw_headers
         if canonical(field[0]) not in KINDS or field[0].lower() == b"date"
     ]
-    return _status_line(message.code, message.reason) + b"".join(lines) + b"\r\n"
+    return status_line(message.code, message.reason) + b"".join(lines) + b"\r\n"
+
+
+def switched(answer: Answer, protocol: bytes) -> bytes:
+    """
+    The head of a 101 for the caller, without the blank line; raises ``upstream_invalid`` for one to another protocol than
+    was asked for.
+    """
+    named = [value.strip(b" \t").lower() for name, value in answer.raw_headers if name.lower() == b"upgrade"]
+    if not answer.upgrade or answer.version != HttpVersion11 or named != [protocol.lower()]:
+        raise upstream_invalid("The upstream switched to a protocol that nobody asked for.")
+    nominated = {
+        option.strip(b" \t").lower()
+        for name, value in answer.raw_headers
+        if name.lower() == b"connection"
+        for option in value.split(b",")
+    }
+    lines = [
+        b"%b: %b\r\n" % field
+        for field in answer.raw_headers
+        if field[0].lower() not in nominated and _passes(field[0])
+    ]
+    lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % protocol)
+    return status_line(answer.code, answer.reason) + b"".join(lines)
+
+
+def _passes(name: bytes) -> bool:
+    one = canonical(name)
+    return one == b"date" or not (one in KINDS or one.startswith(b"proxy-"))
 
 
 def ending(head: AnswerHead, *, modern: bool, keep: bool, marked: bool) -> tuple[bytes, bool, bool]:
@@ -178,7 +214,7 @@ def _kind_of(name: bytes) -> int:
 LINES: Final = Lines(_kind_of, bits={PLAIN: 0, DATE: 0, CONNECTION: plain.CONNECTION, LENGTH: plain.LENGTH})
 
 
-def _status_line(code: int, reason: str) -> bytes:
+def status_line(code: int, reason: str) -> bytes:
     line = _status_lines.get((code, reason))
     if line is None:
         if CONTROL.search(reason):  # RFC 9112 section 4: a reason holds visible characters and blanks

@@ -22,6 +22,7 @@ from tokenproxy.proxy.side import Side
 if TYPE_CHECKING:
     from tokenproxy.proxy.doors import Door
     from tokenproxy.proxy.plane import Plane
+    from tokenproxy.proxy.tunnel import Tunnel
 
 LINGER_SECONDS: Final = 2.0
 LINGER_BYTES: Final = 256 * 1024
@@ -63,6 +64,7 @@ class CallerSide(Side):
         "payload",
         "plane",
         "task",
+        "tunnel",
         "unsent",
     )
 
@@ -89,6 +91,8 @@ class CallerSide(Side):
         self.lingered = 0
         self.unsent: float = inf
         """Bytes of the last answer that had not gone when we last looked."""
+        self.tunnel: Tunnel | None = None
+        """What the connection has become."""
 
     # the transport's side
 
@@ -121,6 +125,13 @@ class CallerSide(Side):
         if self.task is not None:
             self.task.cancel()
 
+    # the exchange's side
+
+    def early_bytes(self) -> bytes:
+        """What came behind a request that asked for a tunnel; nothing on this connection is HTTP from now on."""
+        early, self.early = self.early, b""
+        return early
+
     # deadlines
 
     def expired(self) -> None:
@@ -139,7 +150,7 @@ class CallerSide(Side):
 
     def close_if_idle(self) -> None:
         """For the drain: nobody waits for an answer on this connection."""
-        if self.task is None and not self.lingering:
+        if self.task is None and self.tunnel is None and not self.lingering:
             self.transport.close()
 
     # inside
@@ -199,7 +210,9 @@ class CallerSide(Side):
         # The parser takes several blanks for one, and more than empty lines before the first word.
         if whole.find(LINE_END, start) - start != len(message.method) + len(message.path) + REST_OF_LINE:
             raise bad_request("The request line is not three words with one blank between them.")
-        if payload is not EMPTY_PAYLOAD:
+        if message.method == "CONNECT":
+            payload = EMPTY_PAYLOAD  # the parser would put the tunnel's bytes there
+        elif payload is not EMPTY_PAYLOAD:
             payload = self._body_of(message, payload)
         if len(whole) > end:
             self._take_more(payload, whole[end:])
@@ -226,7 +239,10 @@ class CallerSide(Side):
         if not message.chunked:
             length = message.headers.get("Content-Length", "")
             self.length = int(length) if 0 < len(length) <= LONGEST_LENGTH else 0  # the gate refuses others
-            return payload
+            if not message.upgrade:
+                return payload
+            self.counted = True  # the parser takes what follows for the other protocol
+            return stream(self, self.loop)
         body = ChunkedBody(self, BUFFER, loop=self.loop)
         self.chunks = ChunkReader(body, longest=self.plane.settings.limits.head)
         return body
@@ -242,6 +258,8 @@ class CallerSide(Side):
                 self.deadline = inf
                 exchange = Exchange(self, message, payload)
                 if not await exchange.run() or self.door.closed:
+                    if self.tunnel is not None:
+                        return
                     # A caller that did not ask for the close, or whom we did not understand, may be sending more.
                     asked = message.should_close and exchange.request is not None
                     self._finish(unread=bool(self.early) or not payload.is_eof() or not asked)

@@ -20,7 +20,15 @@ from tokenproxy.core.retries import Budget, Retry, pause
 from tokenproxy.core.signals import Verdict
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import AccountError, StoreError
-from tokenproxy.proxy.answer import ending, interim, read_answer, unsaid, without_token
+from tokenproxy.proxy.answer import (
+    ending,
+    interim,
+    is_event_stream,
+    read_answer,
+    switched,
+    unsaid,
+    without_token,
+)
 from tokenproxy.proxy.body import Body
 from tokenproxy.proxy.card import Card
 from tokenproxy.proxy.chunks import LAST_CHUNK, chunk, last_chunk
@@ -39,7 +47,9 @@ from tokenproxy.proxy.problem import LostError, ProblemError, render, upstream_i
 from tokenproxy.proxy.proof import nonce_of, wants_nonce
 from tokenproxy.proxy.record import RequestLog
 from tokenproxy.proxy.request import VIA, Request, SettledError, path_of
+from tokenproxy.proxy.side import Side
 from tokenproxy.proxy.told import forwarded_lines
+from tokenproxy.proxy.tunnel import ESTABLISHED, Connect, Fresh, Handshake, Tunnel, tunnels_full
 from tokenproxy.proxy.upstream import UpstreamSide
 
 if TYPE_CHECKING:
@@ -70,6 +80,7 @@ class Exchange:
         "caller",
         "code",
         "continued",
+        "handshake",
         "held",
         "message",
         "overhead",
@@ -97,6 +108,8 @@ class Exchange:
         self.upstream: UpstreamSide | None = None
         self.held = b""
         """What was read of the answer's body to find out about the token."""
+        self.handshake: Handshake | None = None
+        """The other protocol that the upstream is asked for."""
         self.upload: asyncio.Task[None] | None = None
         self.started = 0.0
         self.upstream_seconds = 0.0
@@ -159,9 +172,11 @@ class Exchange:
 
     # requests whose head was not made at the gate
 
-    async def _drafted(self, request: Request, draft: Draft | Preflight) -> bool:
+    async def _drafted(self, request: Request, draft: Draft | Preflight | Handshake | Connect) -> bool:
         if isinstance(draft, Preflight):
             return self._let_ask(request, draft)
+        if not isinstance(draft, Draft):
+            return await self._tunnelled(request, draft)
         target = request.lane.target
         try:
             async with asyncio.timeout(None if target is None else target.timeout):
@@ -205,6 +220,7 @@ class Exchange:
                 request.takes,
                 VIA,
                 b"" if lane.forwarded is None else forwarded_lines(lane.forwarded, self.caller, self.message),
+                self.handshake.lines if self.handshake is not None else b"",
             )
         )
 
@@ -231,6 +247,53 @@ class Exchange:
             return await self.plane.values.values(request.account)
         except StoreError as error:
             raise ProblemError("store_unavailable", error.message, next_step=error.next_step) from None
+
+    # requests for a tunnel
+
+    async def _tunnelled(self, request: Request, draft: Handshake | Connect) -> bool:
+        """It takes a turn among tunnels from now on, and one among requests only until it stands."""
+        caller, turns = self.caller, self.plane.tunnel_turns
+        if not turns.enter():
+            raise tunnels_full()
+        try:
+            if isinstance(draft, Connect):
+                return await self._connected(request)
+            self.handshake, request.draft = draft, draft.draft
+            if draft.draft is not None:
+                return await self._drafted(request, draft.draft)
+            return await self._exchanged(request)
+        finally:
+            if caller.tunnel is None:
+                turns.leave()
+
+    def _switch(self, request: Request, answer: Answer) -> bool:
+        """The upstream speaks the other protocol from now on."""
+        upstream = self.upstream
+        if upstream is None or self.handshake is None or answer.code != 101:
+            raise upstream_invalid("The upstream's answer is gone.")
+        revision = request.lane.revision
+        if revision is not None:
+            answer = revision.revised(answer)
+        head = switched(answer, self.handshake.protocol) + (revision.lines if revision else b"") + b"\r\n"
+        upstream.pool.sides.discard(upstream)
+        self._become_tunnel(request, upstream, head, answer.code, early=upstream.early)
+        self.upstream = None
+        return False
+
+    async def _connected(self, request: Request) -> bool:
+        """Connect to the route's upstream and nowhere else, without TLS: what goes through is the caller's."""
+        plane = self.plane
+        side = await request.lane.pool.open_tunnel(lambda: Fresh(self.caller.loop))
+        head = ESTABLISHED + plane.date_line() + b"\r\n"
+        self._become_tunnel(request, side, head, 200, early=side.early)
+        return False
+
+    def _become_tunnel(self, request: Request, side: Side, head: bytes, status: int, *, early: bytes) -> None:
+        caller = self.caller
+        self.status, self.answered, self.result = status, True, "ok"
+        self.overhead = self.plane.monotonic() - self.started - self.upstream_seconds
+        tunnel = caller.tunnel = Tunnel(self.plane, request.lane, caller, side)
+        tunnel.begin(head, early_up=caller.early_bytes(), early_down=early)
 
     def _let_ask(self, request: Request, preflight: Preflight) -> bool:
         keep = request.keep and self.payload is EMPTY_PAYLOAD and not self.plane.draining
@@ -437,7 +500,7 @@ class Exchange:
             self.upload = asyncio.create_task(self._upload(request, body, upstream))
         while True:
             answer = await upstream.answer()
-            if answer.code >= 200:
+            if answer.code >= 200 or (answer.code == 101 and self.handshake is not None):
                 break
             self._interim(request, answer)
             if self.caller.writing_paused:  # an upstream must not fill our memory with interim answers either
@@ -546,7 +609,7 @@ class Exchange:
         upstream, caller, plane = self.upstream, self.caller, self.plane
         payload = upstream.payload if upstream is not None else None
         if upstream is None or payload is None:
-            raise upstream_invalid("The upstream's answer is gone.")
+            return self._switch(request, answer)
         if isinstance(request.draft, Draft) and request.draft.said:
             answer = unsaid(answer, request.draft.said)
         revision = request.lane.revision
@@ -578,7 +641,9 @@ class Exchange:
                 body = chunk(body) + last if body else last
             caller.transport.write(start + body)
         else:
-            await self._stream(start, payload, upstream, chunked=chunked)
+            await self._stream(
+                start, payload, upstream, chunked=chunked, idle=self._idle_of(answer, upstream)
+            )
             if chunked:
                 caller.transport.write(last_chunk(payload, head.withheld))
             uploaded = self.body is None or self.body.sent
@@ -589,14 +654,25 @@ class Exchange:
             await caller.drain(plane.monotonic() + plane.settings.deadlines.body_idle)
         return keep
 
-    async def _stream(self, start: bytes, payload: Payload, upstream: UpstreamSide, *, chunked: bool) -> None:
+    def _idle_of(self, answer: Answer, upstream: UpstreamSide) -> float:
+        """Seconds between two pieces; in an event stream nothing may happen for long, and the kernel looks after it."""
+        deadlines = self.plane.settings.deadlines
+        if not is_event_stream(answer):
+            return deadlines.upstream_idle
+        upstream.watch()
+        self.caller.watch()
+        return deadlines.events or inf
+
+    async def _stream(
+        self, start: bytes, payload: Payload, upstream: UpstreamSide, *, chunked: bool, idle: float
+    ) -> None:
         """Pass the body on as it comes; a body that breaks off breaks off here too (``payload`` raises)."""
         caller, plane = self.caller, self.plane
         deadlines = plane.settings.deadlines
         held = self.held
         caller.transport.write(start + (chunk(held) if chunked else held) if held else start)
         while True:
-            upstream.deadline = plane.monotonic() + deadlines.upstream_idle
+            upstream.deadline = plane.monotonic() + idle
             piece = await payload.readany()
             upstream.deadline = inf
             if not piece:

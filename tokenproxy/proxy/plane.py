@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import format_datetime
 from functools import partial
+from math import inf
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -30,6 +31,7 @@ from tokenproxy.proxy.pool import Pool, Resolve, Visits, resolved
 from tokenproxy.proxy.record import RequestLog
 from tokenproxy.proxy.request import Gate
 from tokenproxy.proxy.tls import Stamp, stamp, tls_context
+from tokenproxy.proxy.tunnel import Tunnel
 
 _log: Final = logging.getLogger("tokenproxy.proxy")
 
@@ -89,7 +91,9 @@ class Plane:
         self.monotonic = clock.monotonic
         self.draining = False
         self.callers: set[CallerSide] = set()
+        self.tunnels: set[Tunnel] = set()
         self.turns = Turns(settings.limits.in_flight)
+        self.tunnel_turns = Turns(settings.limits.tunnels)
         self.vault = Vault(settings.replay)
         self._clock = clock
         self._resolve = resolve
@@ -139,6 +143,7 @@ class Plane:
         self.settings = settings
         self.gate = gate
         self.turns.limit = settings.limits.in_flight
+        self.tunnel_turns.limit = settings.limits.tunnels
         self.vault.budget = settings.replay
         self.max_callers = settings.limits.connections or _half_of_descriptors()
         self._pools, self._contexts = pools, contexts
@@ -175,19 +180,18 @@ class Plane:
         return [address for door in self._doors for address in door.addresses]
 
     async def close(self, *, drain: float) -> None:
-        """Take no more callers, let requests in flight end for ``drain`` seconds, then break off what is left."""
+        """Take no more callers, let requests and tunnels end for ``drain`` seconds, then break off what is left."""
         self.draining = True
         end = self.monotonic() + drain
         for door in self._doors:
             door.close()
         for caller in list(self.callers):
             caller.close_if_idle()
-        tasks = [caller.task for caller in self.callers if caller.task is not None]
-        if tasks and drain > 0:
-            _, cut = await asyncio.wait(tasks, timeout=drain)
-            if cut:
-                log.event(_log, "drain_cut", requests=len(cut))
+        if drain > 0 and not await self._drained(drain):
+            requests = sum(caller.task is not None for caller in self.callers)
+            log.event(_log, "drain_cut", requests=requests, tunnels=len(self.tunnels))
         await self._flushed(end - self.monotonic())
+        await self._cut_tunnels()
         for caller in list(self.callers):
             caller.abort()
         tasks = [caller.task for caller in self.callers if caller.task is not None]
@@ -201,6 +205,24 @@ class Plane:
             self._sweeping = None
         self.vault.close()
         await asyncio.sleep(0)  # until those that were aborted have been told
+
+    async def _cut_tunnels(self) -> None:
+        cut = [tunnel.over for tunnel in self.tunnels]
+        for tunnel in list(self.tunnels):
+            tunnel.cut()
+        if cut:
+            await asyncio.wait(cut)
+
+    async def _drained(self, seconds: float) -> bool:
+        """Whether everything under way ended in time, tunnels that began meanwhile included."""
+        end = self.monotonic() + seconds
+        while True:
+            tasks = [caller.task for caller in self.callers if caller.task is not None]
+            under_way = [*tasks, *(tunnel.over for tunnel in self.tunnels)]
+            left = end - self.monotonic()
+            if not under_way or left <= 0:
+                return not under_way
+            await asyncio.wait(under_way, timeout=left)
 
     def date_line(self) -> bytes:
         """``Date: ...``, made once a second."""
@@ -311,6 +333,8 @@ class Plane:
         for pool in (*self._pools.values(), *self._visits, *self._retired):
             for side in list(pool.sides):
                 side.sweep(now)
+        for tunnel in list(self.tunnels):
+            tunnel.sweep(now)
         self._sweeping = loop.call_later(self._period, self._sweep, loop)
 
 
@@ -322,6 +346,8 @@ def _sweep_period(deadlines: Deadlines) -> float:
         deadlines.first_byte,
         deadlines.upstream_idle,
         deadlines.keep_alive,
+        deadlines.events or inf,
+        deadlines.tunnel or inf,
     )
     return max(0.01, min(SWEEP, shortest / 4))
 

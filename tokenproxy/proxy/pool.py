@@ -7,16 +7,20 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, TypeVar
 from weakref import WeakSet
 
 from tokenproxy.core.outgoing import OutgoingProxy
 from tokenproxy.core.retries import CONNECT, Budget
 from tokenproxy.core.routes import Upstream
 from tokenproxy.core.settings import Deadlines, Limits
+from tokenproxy.core.targets import public_or_named
 from tokenproxy.proxy.outgoing import Outgoing
 from tokenproxy.proxy.problem import ProblemError
+from tokenproxy.proxy.tunnel import Fresh
 from tokenproxy.proxy.upstream import UpstreamSide
+
+Connected = TypeVar("Connected")
 
 VISITED: Final = 256
 """Origins that token sets lead to whose connections are kept."""
@@ -104,15 +108,49 @@ class Pool:
 
     async def connect(self) -> UpstreamSide:
         """A new connection, TLS verified; raises ``ProblemError``."""
+        side = await self._in_time(self._new_side())
+        if side.connected:
+            # Not earlier: uvloop closes the connection of a ``connect`` that was cancelled, and never says so.
+            self.sides.add(side)
+        return side
+
+    async def open_tunnel(self, protocol: Callable[[], Fresh]) -> Fresh:
+        """
+        A bare connection for a CONNECT, in no pool; raises ``ProblemError``.
+
+        What the caller does in it nobody sees, so that the upstream's name must not lead to this machine or the network
+        around it, unless the config names such an address itself.
+        """
+        return await self._in_time(self._bare(protocol))
+
+    async def _new_side(self) -> UpstreamSide:
+        if self.outgoing is not None:
+            return await self.outgoing.connected(self)
+        if self.allows is None:
+            return await self._connected(self.upstream.host)
+        return await self._connected_to_one(await self._allowed_addresses(self.allows), self._connected)
+
+    async def _bare(self, protocol: Callable[[], Fresh]) -> Fresh:
+        upstream = self.upstream
+        loop = asyncio.get_running_loop()
+
+        async def connected(address: str) -> Fresh:
+            return (await loop.create_connection(protocol, address, upstream.port))[1]
+
+        found = await self.resolve(upstream.host, upstream.port)
+        if not all(public_or_named(upstream.host, address) for address in found):
+            raise ProblemError(
+                "not_allowed",
+                f"The name {upstream.host} leads to an address that is not public, where no tunnel goes.",
+                next_step="Write the address itself into the route's upstream if a tunnel may go there.",
+            )
+        return await self._connected_to_one(found, connected)
+
+    async def _in_time(self, connecting: Awaitable[Connected]) -> Connected:
         upstream = self.upstream
         try:
             async with asyncio.timeout(self.connect_timeout):
-                if self.outgoing is not None:
-                    side = await self.outgoing.connected(self)
-                elif self.allows is None:
-                    side = await self._connected(upstream.host)
-                else:
-                    side = await self._connected_to_one(await self._allowed_addresses(self.allows))
+                return await connecting
         except TimeoutError:
             problem = ProblemError(
                 "upstream_timeout",
@@ -141,10 +179,6 @@ class Pool:
             )
             problem.fault = CONNECT
             raise problem from error
-        if side.connected:
-            # Not earlier: uvloop closes the connection of a ``connect`` that was cancelled, and never says so.
-            self.sides.add(side)
-        return side
 
     @property
     def _through(self) -> str:
@@ -179,11 +213,13 @@ class Pool:
             )
         return found
 
-    async def _connected_to_one(self, addresses: Sequence[str]) -> UpstreamSide:
+    async def _connected_to_one(
+        self, addresses: Sequence[str], connected: Callable[[str], Awaitable[Connected]]
+    ) -> Connected:
         for address in addresses[:-1]:
             with contextlib.suppress(OSError):
-                return await self._connected(address)
-        return await self._connected(addresses[-1])
+                return await connected(address)
+        return await connected(addresses[-1])
 
     def give_back(self, side: UpstreamSide) -> None:
         """Keep a connection for the next request; its deadline is the end of the wait."""

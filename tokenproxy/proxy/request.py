@@ -23,6 +23,7 @@ from tokenproxy.proxy.lane import Lane
 from tokenproxy.proxy.parsers import CHUNKED
 from tokenproxy.proxy.plain import KNOWN, LONGEST_LENGTH, Field, Lines, Message, PlainRequest
 from tokenproxy.proxy.problem import ProblemError, bad_request
+from tokenproxy.proxy.tunnel import WEBSOCKET, Connect, Handshake, offered
 
 (
     PLAIN,
@@ -147,7 +148,7 @@ class Request:
         """The caller waits for ``100 Continue`` before it sends the body."""
         self.keep = False
         """The caller's connection may take another request."""
-        self.draft: Draft | Preflight | None = None
+        self.draft: Draft | Preflight | Handshake | Connect | None = None
         """What the head is to be made of, where it was not made at the gate."""
         self.tokenless = False
         """Our token is not sent along."""
@@ -168,7 +169,7 @@ class SettledError(Exception):
 class Gate:
     """The rules of one configuration: whose requests are let in, and which lane they take."""
 
-    __slots__ = ("_hosts", "_keys", "_lanes", "_named", "_ours", "_routed", "_table", "lines")
+    __slots__ = ("_hosts", "_keys", "_lanes", "_named", "_ours", "_places", "_routed", "_table", "lines")
 
     def __init__(
         self, table: RouteTable, *, lanes: Mapping[str, Lane], hosts: Iterable[str], keys: Iterable[str]
@@ -182,6 +183,10 @@ class Gate:
         if any(lane.allow is not None for lane in lanes.values()):
             self._routed |= OVERRIDES
         self.lines = Lines(self._kind_of, bits=PLAIN_BITS)
+        self._places = {
+            (lane.route.host, lane.route.upstream.port): lane for lane in lanes.values() if lane.route.connect
+        }
+        """Where a CONNECT may go."""
         self._hosts: dict[bytes, str] = {}
         """Raw Host values that were let in -> lower case without the port."""
 
@@ -350,6 +355,8 @@ class Gate:
         request.length = length
         request.expects = expects
         request.keep = _may_stay(message)
+        if message.upgrade and request.modern and payload is EMPTY_PAYLOAD and method != "HEAD":
+            _ask_for_another_protocol(request, lane, message)
         return request
 
     def _connect(
@@ -363,15 +370,22 @@ class Gate:
         )  # as which Python's own client asks, without a Host
         if lacks or (host is not None and _HOST.fullmatch(host) is None):
             raise bad_request("The request has no Host.")
-        if place_of(message.path) is None:
+        place = place_of(message.path)
+        if place is None:
             raise bad_request("The target of a CONNECT request is not HOST:PORT.")
         if self._keys:
             self._check_key(keys, message)
-        raise ProblemError(
-            "not_allowed",
-            "No route lets a CONNECT tunnel through to this place; no token could be attached in one.",
-            next_step="Ask by http:// through this proxy, or by a route's path, to have a token attached.",
-        )
+        lane = self._places.get((host_key(place[0]), place[1]))
+        if lane is None:
+            raise ProblemError(
+                "not_allowed",
+                "No route lets a CONNECT tunnel through to this place; no token could be attached in one.",
+                next_step="Ask by http:// through this proxy, or by a route's path, to have a token attached; for a "
+                "tunnel without one, set connect = true on the route of this host.",
+            )
+        request = Request(lane, "", "CONNECT", b"")
+        request.draft = Connect()
+        return request
 
     def _fields(self, message: Message) -> list[Field]:
         """What the fields are to this gate; a reload may have put it in the place of another one meanwhile."""
@@ -499,6 +513,23 @@ def _drafted(  # noqa: PLR0917 - what the gate has found out so far
         request.cors = lines
     request.draft = draft
     return request
+
+
+def _ask_for_another_protocol(request: Request, lane: Lane, message: Message) -> None:
+    """
+    As far as the route lets it; any other ``Upgrade`` is dropped, as HTTP lets everybody do. Not WebSocket's: without
+    it such a request makes no sense to anybody, and the caller should learn why.
+    """
+    protocol, websocket = offered(message, lane.route.upgrade)
+    if protocol and (protocol.lower() != WEBSOCKET or request.method == "GET"):
+        draft = request.draft if isinstance(request.draft, Draft) else None
+        request.draft = handshake = Handshake(protocol, draft)
+        request.head += handshake.lines
+    elif websocket:
+        step = f'Set upgrade = ["websocket"] on [routes.{lane.route.name}] if it may be asked for one.'
+        if lane.targets:
+            step = "Ask by a route that has an upstream; one with targets lets none through."
+        raise ProblemError("not_allowed", "This route lets no WebSocket through.", next_step=step)
 
 
 def _may_ask(lane: Lane, origin: bytes, message: Message) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from math import inf
@@ -10,6 +11,10 @@ from typing import Final, cast
 
 WRITE_HIGH: Final = 64 * 1024
 """Bytes waiting in a transport before the writer must wait; asyncio's TLS transports would take 512 KiB."""
+
+
+_PROBES: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+"""Seconds of silence, seconds between two probes, and how many go unanswered."""
 
 
 class Side(asyncio.Protocol):
@@ -104,6 +109,20 @@ class Side(asyncio.Protocol):
                 self.stuck_at = inf
         if not self.connected:
             raise ConnectionResetError("The peer is gone.")
+
+    def watch(self) -> None:
+        """
+        Have the kernel ask whether the peer is still there, for connections that may be silent for long: one that lost
+        its power never says so, and is found out within two minutes.
+        """
+        held = self.transport.get_extra_info("socket")
+        if held is None or held.family == socket.AF_UNIX:
+            return
+        with contextlib.suppress(OSError):
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _PROBES:
+                if hasattr(socket, name):
+                    held.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def abort(self) -> None:
         """Drop the connection at once."""

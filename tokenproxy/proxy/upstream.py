@@ -47,6 +47,7 @@ class UpstreamSide(Side):
         "busy",
         "chunked",
         "chunks",
+        "early",
         "fed",
         "head",
         "headless",
@@ -74,6 +75,8 @@ class UpstreamSide(Side):
         self.problem: ProblemError | None = None
         self.head = b""
         """What came of a head that is not complete, for the second look."""
+        self.early = b""
+        """What came behind a 101: the first bytes of another protocol."""
         self.fed = 0
         """Bytes received since the final head's segment, framing included."""
         self.busy = False
@@ -232,13 +235,13 @@ class UpstreamSide(Side):
             self.fail(upstream_invalid("The upstream's answer begins with an empty line."))
             return
         try:
-            messages, upgraded, _ = self.parser.feed_data(data)
+            messages, upgraded, tail = self.parser.feed_data(data)
         except HttpProcessingError:
             self._second_look()
             return
         if messages:
             if upgraded:
-                self.fail(upstream_invalid("The upstream switched protocols although nobody asked for it."))
+                self._switched(messages, self.head, tail)
                 return
             self._arrived(messages, self.head)
         if self.payload is None and len(self.head) > self.pool.max_head:
@@ -276,6 +279,13 @@ class UpstreamSide(Side):
         payload.feed_data(data)
         if not self.left:
             payload.feed_eof()
+
+    def _switched(self, messages: Any, heads: bytes, tail: bytes) -> None:
+        """Whether anybody asked for a 101 is for the exchange to say; until it does nothing more is read."""
+        self.early = tail
+        self.spoiled = True
+        self.pause_reading()
+        self._arrived(messages, heads)
 
     def _arrived(self, messages: Any, heads: bytes) -> None:
         """``heads`` begins with the heads of these messages."""
@@ -319,6 +329,9 @@ class UpstreamSide(Side):
             messages = self._parse_alone(head)
             if not messages:
                 self.fail(upstream_invalid("The upstream's answer cannot be parsed as HTTP/1.1."))
+                return
+            if messages[-1][0].code == 101:
+                self._switched(messages, head, data)
                 return
             self.head = data
             self._arrived(messages, head)
