@@ -185,7 +185,7 @@ async def test_a_second_store_in_this_process_is_refused_and_the_first_keeps_its
 
 
 async def test_threads_end_with_the_store(path: Path) -> None:
-    """aiosqlite's thread is not a daemon: one that is left keeps the process from exiting."""
+    """Each store has one of its own, and a process may open many."""
     before = set(threading.enumerate())
     async with opened(path):
         pass

@@ -18,6 +18,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,12 +31,17 @@ from tokenproxy.errors import StoreError, StoreLockedError
 from tokenproxy.metrics import StoreMetrics
 from tokenproxy.stores.engine import Value
 from tokenproxy.stores.form import epoch
+from tokenproxy.stores.hanging import Mount
 from tokenproxy.stores.keyfile import sync_directory
 
 _NEEDS: Final = (3, 37, 0)
 """STRICT tables; RETURNING came with 3.35."""
 _PATIENCE: Final = 0.25
 """Seconds to wait for a lock: long enough for a process that is just closing, short enough to tell a person at once."""
+PATIENCE: Final = 3.0
+"""Seconds that anybody waits for a disk that hangs; the spool may then take two more."""
+_UNHURRIED: Final = frozenset({"open", "migrate", "reseal", "moving", "tally"})
+"""Operations that look at every row, or that nobody waits for with a request."""
 _ALONE: Final = "PRAGMA locking_mode=EXCLUSIVE"
 """Before the first read and before WAL, so that there is never a shared-memory file."""
 _TABLES: Final = "SELECT name FROM sqlite_schema WHERE type = 'table'"
@@ -60,6 +66,11 @@ class _Fault:
 
 _OTHER: Final = _Fault(
     "io", "the store {path} failed: {cause}", "look at the system's log, then tokenproxy check"
+)
+_HANGS: Final = _Fault(
+    "io",
+    "the disk of the store {path} does not answer; what was asked of it may be done later",
+    "look at the system's log for that disk, and at its mount",
 )
 _CORRUPT: Final = _Fault(
     "corrupt",
@@ -108,6 +119,10 @@ class Disk:
         self._path = path
         self._metrics = metrics
         self._opened = path.stat()
+        self._mount = Mount(f"the store {path}", patience=PATIENCE, next_step=_HANGS.next_step)
+        self._closed = False
+        self._hung: asyncio.Task[object] | None = None
+        """Ends when a disk that hung answers again."""
 
     async def run(
         self, operation: str, sql: str, parameters: Mapping[str, Value] | None = None
@@ -117,9 +132,15 @@ class Disk:
 
         ``operation`` is the label of the metrics.
         """
+        if self._hangs:
+            raise self._told(operation, _HANGS)
         began = perf_counter()
         try:
-            rows = await self._connection.execute_fetchall(sql, _bound(parameters or {}))
+            async with asyncio.timeout(None if operation in _UNHURRIED else PATIENCE):
+                rows = await self._connection.execute_fetchall(sql, _bound(parameters or {}))
+        except TimeoutError:
+            self._await_answer()
+            raise self._told(operation, _HANGS) from None
         except sqlite3.Error as error:
             raise self._explained(operation, error) from error
         except ValueError as error:  # how aiosqlite says that it is closed
@@ -144,7 +165,7 @@ class Disk:
 
         SQLite goes on writing to a file that was deleted, and nothing of it is there at the next start.
         """
-        if not await asyncio.to_thread(self._is_there):
+        if not await self._mount.run(self._is_there):
             self._metrics.error("check", "io")
             raise StoreError(
                 f"the file of the store {self._path} was deleted or replaced; what is stored now ends with this process",
@@ -165,19 +186,39 @@ class Disk:
 
         Says nothing when it fails: what was asked for is on the disk, and what the log keeps is sealed.
         """
-        try:
-            await self._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error as error:
-            self._metrics.error("checkpoint", _fault_of(error).kind)
+        with suppress(StoreError):
+            await self.run("checkpoint", "PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def close(self) -> None:
         """End the connection and its thread, which would otherwise keep the process from exiting."""
-        await self._connection.close()
+        if not self._closed:
+            self._closed = True
+            stopped = self._connection.stop()  # ``close`` would wait for the disk, however long
+            if stopped is not None:
+                await asyncio.wait({stopped}, timeout=PATIENCE)
+
+    @property
+    def _hangs(self) -> bool:
+        return self._hung is not None and not self._hung.done()
+
+    def _await_answer(self) -> None:
+        """Whoever comes meanwhile is told at once: what would queue up behind would be done when nobody wants it any more."""
+        if not self._hangs:
+            self._hung = asyncio.ensure_future(self._connection.execute_fetchall("SELECT 1"))
+            self._hung.add_done_callback(_seen)
 
     def _explained(self, operation: str, error: sqlite3.Error) -> StoreError:
-        fault = _fault_of(error)
+        return self._told(operation, _fault_of(error), error)
+
+    def _told(self, operation: str, fault: _Fault, cause: sqlite3.Error | None = None) -> StoreError:
         self._metrics.error(operation, fault.kind)
-        return fault.error(fault.message.format(path=self._path, cause=error), next_step=fault.next_step)
+        return fault.error(fault.message.format(path=self._path, cause=cause), next_step=fault.next_step)
+
+
+def _seen(task: asyncio.Task[object]) -> None:
+    """Else asyncio logs an error of a disk that came back as forgotten."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _bound(parameters: Mapping[str, Value]) -> dict[str, Value]:
@@ -201,6 +242,7 @@ async def open_disk(path: Path, *, metrics: StoreMetrics) -> Disk:
         )
     await asyncio.to_thread(_prepare_file, path)
     connection = aiosqlite.connect(path, isolation_level=None, timeout=_PATIENCE)
+    connection._thread.daemon = True  # noqa: SLF001 - a disk that hangs must not keep the process from exiting
     disk = Disk(await connection, path, metrics)
     connection.row_factory = sqlite3.Row
     try:

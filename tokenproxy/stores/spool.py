@@ -7,27 +7,29 @@ turn, because what ails the store (a full disk, a mount that went read-only) oft
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from tokenproxy.core.account import Reason, Standing, State
 from tokenproxy.core.interfaces import Claim, Unstored
 from tokenproxy.errors import SealError, StoreError
 from tokenproxy.stores.cipher import Cipher, Place
 from tokenproxy.stores.form import epoch, instant, tokens_from_json, tokens_to_json
+from tokenproxy.stores.hanging import Mount
 from tokenproxy.stores.keyfile import sync_directory
 
-T = TypeVar("T")
-
-PATIENCE: Final = 5.0
-"""Seconds for one look at the disks: a mount that hangs must not hold up the answer that waits for the token."""
+PATIENCE: Final = 1.0
+"""Seconds for a write in one folder: a mount that hangs must not hold up the answer that waits for the token."""
+PATIENCE_AT_START: Final = 5.0
+"""Seconds to read what an earlier process left there."""
 _SUFFIX: Final = ".sealed"
 
 
@@ -36,7 +38,15 @@ class FileSpool:
 
     def __init__(self, folders: Sequence[Path], keys: Sequence[bytes], *, store: str) -> None:
         """``folders`` in the order in which they are tried; ``store`` is bound into every seal."""
-        self._folders = tuple(folders)
+        self._folders = {
+            folder: Mount(
+                f"the spool {folder}",
+                patience=PATIENCE,
+                next_step="look whether that disk hangs, or name a folder on another one in store.spool",
+            )
+            for folder in folders
+        }
+        """Each with its own patience: where the first hangs as the store does, the second has to take it."""
         self._store = hashlib.sha256(store.encode()).hexdigest()[:16]
         self.use_keys(keys)
 
@@ -45,13 +55,45 @@ class FileSpool:
         self._cipher = Cipher(keys)
 
     async def put(self, kept: Unstored) -> None:
-        await self._in_thread(lambda: self._put(kept))
+        name = _name(kept.claim.account)
+        blob = self._cipher.seal(_to_json(kept), self._place(name))
+        cause: Exception | None = None
+        for folder, mount in self._folders.items():
+            try:
+                await mount.run(partial(_write, folder, name, blob))
+            except (OSError, StoreError) as error:
+                cause = error
+            else:
+                return
+        where = ", ".join(str(folder) for folder in self._folders)
+        raise StoreError(
+            f"no folder of the spool takes a file ({where}): {_said(cause)}",
+            next_step="name a folder that can be written in store.spool",
+        ) from cause
 
     async def drop(self, account: str) -> None:
-        await self._in_thread(lambda: self._drop(account))
+        failed: StoreError | None = None
+        for folder, mount in self._folders.items():
+            try:
+                await mount.run(partial(_remove, folder / _name(account)))
+            except StoreError as error:
+                failed = error
+            except OSError as error:
+                failed = StoreError(
+                    f"the spool {folder} cannot be emptied: {_said(error)}",
+                    next_step="see that the folder is yours to write",
+                )
+        if failed is not None:
+            raise failed
 
     async def waiting(self) -> Sequence[Unstored]:
-        return await self._in_thread(lambda: list(self._waiting()))
+        newest: dict[str, Unstored] = {}
+        for folder, mount in self._folders.items():
+            for kept in await mount.run(partial(self._read, folder), patience=PATIENCE_AT_START):
+                other = newest.get(kept.claim.account)
+                if other is None or other.tokens.generation < kept.tokens.generation:
+                    newest[kept.claim.account] = kept
+        return list(newest.values())
 
     async def reseal(self) -> int:
         kept = await self.waiting()
@@ -59,57 +101,12 @@ class FileSpool:
             await self.put(each)
         return len(kept)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                return await asyncio.to_thread(work)
-        except TimeoutError:
-            raise StoreError(
-                f"the spool did not answer within {PATIENCE:g} s",
-                next_step="look whether the disk of store.spool hangs",
-            ) from None
-
     # in a thread
 
-    def _put(self, kept: Unstored) -> None:
-        name = _name(kept.claim.account)
-        blob = self._cipher.seal(_to_json(kept), self._place(name))
-        failed: OSError | None = None
-        for folder in self._folders:
-            try:
-                _write(folder, name, blob)
-            except OSError as error:
-                failed = error
-            else:
-                return
-        where = ", ".join(str(folder) for folder in self._folders)
-        cause = (failed.strerror or "unknown error").lower() if failed is not None else "there is none"
-        raise StoreError(
-            f"no folder of the spool takes a file ({where}): {cause}",
-            next_step="name a folder that can be written in store.spool",
-        ) from failed
-
-    def _drop(self, account: str) -> None:
-        for folder in self._folders:
-            try:
-                (folder / _name(account)).unlink(missing_ok=True)
-            except NotADirectoryError:
-                continue
-            except OSError as error:
-                raise StoreError(
-                    f"the spool {folder} cannot be emptied: {(error.strerror or 'unknown error').lower()}",
-                    next_step="see that the folder is yours to write",
-                ) from error
-
-    def _waiting(self) -> Iterator[Unstored]:
-        newest: dict[str, Unstored] = {}
-        for folder in self._folders:
-            for path in sorted(folder.glob(f"*{_SUFFIX}")) if _is_ours(folder) else ():
-                kept = self._opened(path)
-                other = newest.get(kept.claim.account)
-                if other is None or other.tokens.generation < kept.tokens.generation:
-                    newest[kept.claim.account] = kept
-        yield from newest.values()
+    def _read(self, folder: Path) -> Sequence[Unstored]:
+        if not _is_ours(folder):
+            return ()
+        return [self._opened(path) for path in sorted(folder.glob(f"*{_SUFFIX}"))]
 
     def _opened(self, path: Path) -> Unstored:
         try:
@@ -150,6 +147,19 @@ def _is_ours(folder: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
+def _said(cause: Exception | None) -> str:
+    if isinstance(cause, StoreError):
+        return cause.message
+    if isinstance(cause, OSError):
+        return (cause.strerror or "unknown error").lower()
+    return "there is none"
+
+
+def _remove(path: Path) -> None:
+    with suppress(NotADirectoryError):
+        path.unlink(missing_ok=True)
 
 
 def _write(folder: Path, name: str, blob: bytes) -> None:
