@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tokenproxy.core.leads import Leads
@@ -59,6 +61,24 @@ def test_an_upstream_without_a_path_of_its_own() -> None:
     assert leads("").location("https://api.example/x") == "/books/x"
     assert leads("").location("https://api.example") == "/books/"
     assert leads("").location("/x") == "/books/x"
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "becomes"),
+    [
+        ("", "https://api.example//evil.example/x", "https://api.example//evil.example/x"),
+        ("", "//api.example//evil.example/x", "//api.example//evil.example/x"),
+        ("", "https://api.example/\\evil.example", "https://api.example/\\evil.example"),
+        ("", "https://api.example/\t/evil.example", "https://api.example/\t/evil.example"),
+        ("/v2", "/v2//evil.example", "https://api.example/v2//evil.example"),
+        ("/v2", "https://api.example/v2/a//b", "/a//b"),
+    ],
+)
+def test_on_a_route_for_all_paths_an_empty_segment_becomes_no_host(
+    path: str, said: str, becomes: str
+) -> None:
+    """``//evil.example`` is an address of another host (RFC 3986 section 4.2)."""
+    assert replace(leads(path), prefix="/").location(said) == becomes
 
 
 def test_a_name_that_we_gave_the_upstream_is_its_name() -> None:

@@ -30,6 +30,17 @@ async def test_callers_cannot_pretend_to_be_others() -> None:
         assert seen.token == b"token-1"
 
 
+async def test_options_about_the_whole_server_tell_the_host_as_well() -> None:
+    """``OPTIONS *`` has neither a path nor an authority (RFC 9110 section 9.3.7)."""
+    async with stage(ok(), route={"forwarded": BOTH, "prefix": "/"}) as s:
+        await (await s.caller()).get(b"*", method=b"OPTIONS")
+
+        (seen,) = s.upstream.seen
+        assert seen.target == b"*"
+        assert seen.values(b"x-forwarded-host") == [b"localhost"]
+        assert seen.values(b"forwarded") == [b"for=127.0.0.1;host=localhost;proto=http"]
+
+
 async def test_a_proxy_in_front_of_us_is_believed() -> None:
     trusting = Forwarded(x_forwarded=True, rfc7239=False, trusted=(ipaddress.ip_network("127.0.0.0/8"),))
     async with stage(ok(b"hello"), route={"forwarded": trusting}) as s:

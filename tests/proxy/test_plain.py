@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 
 from tests.proxy.actors import ok, post, stage, until
 from tokenproxy.core.routes import RouteTable
-from tokenproxy.proxy.answer import LINES
+from tokenproxy.proxy.answer import LINES, read_answer
 from tokenproxy.proxy.parsers import request_parser, response_parser
 from tokenproxy.proxy.plain import KNOWN, LONGEST, Lines
+from tokenproxy.proxy.problem import ProblemError
 from tokenproxy.proxy.request import Gate
 from tokenproxy.proxy.side import Side
 
@@ -227,8 +229,31 @@ def test_what_is_remembered_is_bounded() -> None:
         head = b"GET / HTTP/1.1\r\nHost: h%d\r\nX-%d: 1\r\n\r\n" % (number, number)
         assert lines.request(head) is not None
         assert len(lines.remembered) <= KNOWN
-    assert lines.request(b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % (b"h" * LONGEST)) is not None
+    long = b"h" * (LONGEST + 1)
+    assert lines.request(b"GET / HTTP/1.1\r\nHost: %b\r\n%b: 1\r\n\r\n" % (long, long)) is not None
+    assert lines.of([(long, b"1")])
     assert max(map(len, lines.remembered)) <= LONGEST
+    assert max(map(len, lines.names)) <= LONGEST
+
+
+def test_a_long_host_or_reason_is_not_remembered() -> None:
+    """Under a name with a star, and in answers, their number is bounded and would be their peers' choice."""
+    gate = Gate(RouteTable.of([]), lanes={}, hosts=["*.internal"], keys=[])
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            word = b"%d" % number + b"h" * 10_000
+            request = gate.lines.request(b"GET / HTTP/1.1\r\nHost: %b.internal\r\n\r\n" % word)
+            assert request is not None
+            with pytest.raises(ProblemError, match="No route"):
+                gate.admit(request, EMPTY_PAYLOAD)
+            answer = LINES.answer(b"HTTP/1.1 200 %b\r\nContent-Length: 0" % word)
+            assert answer is not None
+            assert word in read_answer(answer, headless=False, date=bytes).status_line
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 200_000
 
 
 async def test_a_caller_of_the_common_form_needs_no_parser() -> None:

@@ -13,6 +13,8 @@ _LINKED: Final = re.compile(r"<([^>]*)>")
 _DOMAIN: Final = re.compile(r"(?i);[ \t]*domain[ \t]*=[ \t]*\.?([^;]*)")
 _PATH: Final = re.compile(r"(?i)(;[ \t]*path[ \t]*=[ \t]*)([^;]*)")
 _ENDS: Final = ("", "/", "?", "#")
+_ELSEWHERE: Final = re.compile(r"/\t*[/\\]")
+"""Where a path with an empty segment loses what stood before it, it names a host; browsers leave tabs out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,8 @@ class Leads:
         if DOT_SEGMENT.search(re.split("[?#]", rest, maxsplit=1)[0]):
             return None
         rest = rest[len(base) :]
-        return self.prefix + (rest[1:] if rest[:1] == "/" else rest)
+        below = self.prefix + (rest[1:] if rest[:1] == "/" else rest)
+        return None if _ELSEWHERE.match(below) else below
 
     def _origin(self) -> str:
         return f"{self.upstream.scheme}://{self.upstream.authority}"

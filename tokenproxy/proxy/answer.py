@@ -13,7 +13,7 @@ from tokenproxy.proxy import plain
 from tokenproxy.proxy.card import canonical
 from tokenproxy.proxy.chunks import announcement
 from tokenproxy.proxy.parsers import CHUNKED
-from tokenproxy.proxy.plain import KNOWN, LONGEST_LENGTH, Answer, Field, Lines, PlainAnswer
+from tokenproxy.proxy.plain import KNOWN, LONGEST, LONGEST_LENGTH, Answer, Field, Lines, PlainAnswer
 from tokenproxy.proxy.problem import upstream_invalid
 from tokenproxy.proxy.revise import with_fields
 
@@ -220,9 +220,10 @@ def status_line(code: int, reason: str) -> bytes:
         if CONTROL.search(reason):  # RFC 9112 section 4: a reason holds visible characters and blanks
             raise upstream_invalid("The upstream's status line has control characters.")
         line = b"HTTP/1.1 %d %b\r\n" % (code, reason.encode("utf-8", "surrogateescape"))
-        if len(_status_lines) >= KNOWN:
-            _status_lines.clear()
-        _status_lines[code, reason] = line
+        if len(reason) <= LONGEST:
+            if len(_status_lines) >= KNOWN:
+                _status_lines.clear()
+            _status_lines[code, reason] = line
     return line
 
 

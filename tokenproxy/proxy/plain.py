@@ -33,7 +33,7 @@ ODD: Final = -1
 KNOWN: Final = 1024
 """Names, and whole lines, that are remembered; emptied when full, so that no peer can make it grow."""
 LONGEST: Final = 256
-"""Bytes of a line that is remembered."""
+"""Bytes of a line, or a name, that is remembered."""
 LONGEST_LENGTH: Final = 18
 """Digits of a Content-Length: an exabyte, and far below 2**64 - 1, which the parser takes for "no length"."""
 
@@ -169,6 +169,11 @@ class Lines:
         """Lines that are known, as they came."""
         return self._seen.keys()
 
+    @property
+    def names(self) -> Collection[bytes]:
+        """Names that are known, as they came."""
+        return self._names.keys()
+
     def of(self, raw_headers: Iterable[tuple[bytes, bytes]]) -> list[Field]:
         """The fields that a parser has read."""
         names = self._names
@@ -268,9 +273,10 @@ class Lines:
         known = (kind, bit or _ONCE.get(lower, 0), lower in _REPEATED)
         if lower == b"sec-websocket-key1":  # the parser refuses it
             known = (kind, ODD, False)
-        if len(self._names) >= KNOWN:
-            self._names.clear()
-        self._names[name] = known
+        if len(name) <= LONGEST:
+            if len(self._names) >= KNOWN:
+                self._names.clear()
+            self._names[name] = known
         return known
 
 

@@ -21,7 +21,7 @@ from tokenproxy.proxy.draft import Draft, Preflight, cors, form
 from tokenproxy.proxy.draft import plain as plain_draft
 from tokenproxy.proxy.lane import Lane
 from tokenproxy.proxy.parsers import CHUNKED
-from tokenproxy.proxy.plain import KNOWN, LONGEST_LENGTH, Field, Lines, Message, PlainRequest
+from tokenproxy.proxy.plain import KNOWN, LONGEST, LONGEST_LENGTH, Field, Lines, Message, PlainRequest
 from tokenproxy.proxy.problem import ProblemError, bad_request
 from tokenproxy.proxy.tunnel import WEBSOCKET, Connect, Handshake, offered
 
@@ -411,9 +411,10 @@ class Gate:
         name = host_key(found[1].decode())
         if not (self._is_ours(name) or name in self._named or self._table.below(name)):
             raise _no_such_host() if proxied else _host_refused()
-        if len(self._hosts) >= KNOWN:
-            self._hosts.clear()
-        self._hosts[raw] = name
+        if len(raw) <= LONGEST:
+            if len(self._hosts) >= KNOWN:
+                self._hosts.clear()
+            self._hosts[raw] = name
         return name
 
     def _is_ours(self, name: str) -> bool:

@@ -14,7 +14,7 @@ def forwarded_lines(forwarded: Forwarded, caller: CallerSide, message: Any) -> b
     """``message``: the request as it came; its target's authority stands in the place of Host (RFC 9112 section 3.2.2)."""
     peer = caller.transport.get_extra_info("peername")
     target = message.path
-    if target[:1] == "/":
+    if target[:1] == "/" or target == "*":
         host = next((value for name, value in message.raw_headers if name.lower() == b"host"), b"").decode()
     else:
         host = target.partition("://")[2].partition("/")[0].partition("?")[0]
