@@ -224,6 +224,10 @@ DATABASE = [
         for scheme in ("postgresql", "postgres")
     ),
     (with_top("[store]", 'url = "postgresql://u:hunter2@/db"', 'key = "env:X"'), "store.url: must name a host: postgresql://USER:PASSWORD@HOST:5432/DATABASE   line 2"),
+    *(
+        (with_top("[store]", f'url = "postgresql://u:{wrong}@h/db"', 'key = "env:X"'), "store.url: cannot be read: in its credentials, write / # ? and @ as %2F %23 %3F and %40   line 2")
+        for wrong in ("12/hunter2", "12#hunter2", "12?hunter2", "hunter@2")
+    ),
     (with_top("[store]", 'url = "env:NOT_THERE"', 'key = "env:X"'), "store.url: environment variable NOT_THERE is not set   line 2"),
     (with_top("[store]", 'heartbeat = "11 s"'), "store.heartbeat: must be at most a third of store.lease   line 2"),
     (with_top("[store]", 'lease = "1 s"', 'heartbeat = "300 ms"'), "store.lease: must be at least 2 s   line 2"),

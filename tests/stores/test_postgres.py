@@ -241,6 +241,10 @@ async def test_a_standby_in_the_place_of_the_primary_is_one_sentence(dsn: str) -
     [
         ("postgresql://anna:planted-password@127.0.0.1:1/x", "postgresql://127.0.0.1:1/x cannot be reached"),
         ("postgresql://anna:planted-password@127.0.0.1:no/x", "is no PostgreSQL address"),
+        ("postgresql://anna:1234/planted@127.0.0.1:1/x", "cannot be read"),
+        ("postgresql://anna:1234#planted@127.0.0.1:1/x", "cannot be read"),
+        ("postgresql://anna:1@planted@127.0.0.1:1/x", "cannot be read"),
+        ("postgresql:///x", "must name a host"),
         (
             "postgresql://anna:planted-password@127.0.0.1/x?sslmode=planted-password",
             "is no PostgreSQL address",

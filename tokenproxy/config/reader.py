@@ -18,7 +18,6 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import parse_qsl, urlsplit
 
 from tokenproxy.config import addresses, environment, providers, values
 from tokenproxy.config.accounts import Offers, read_accounts
@@ -46,6 +45,7 @@ from tokenproxy.config.reading import Reading
 from tokenproxy.config.routes import Around, read_routes
 from tokenproxy.config.secrets import WORDS, Secrets
 from tokenproxy.config.words import Report, did_you_mean, either, in_order, nearest, shown
+from tokenproxy.core.database import place_of
 from tokenproxy.core.settings import (
     Deadlines,
     Limits,
@@ -460,16 +460,10 @@ def _database_name(url: str, reading: Reading) -> str:
             ("store", "url"), "needs a package that is not installed: pip install 'tokenproxy[postgres]'"
         )
     try:
-        parts = urlsplit(url)
-        hosts = parts.netloc.rpartition("@")[2] or dict(parse_qsl(parts.query)).get("host", "")
-    except ValueError:
-        hosts = ""
-    if not hosts:
-        reading.report.problem(
-            ("store", "url"), "must name a host: postgresql://USER:PASSWORD@HOST:5432/DATABASE"
-        )
+        return place_of(url)
+    except ValueError as wrong:
+        reading.report.problem(("store", "url"), str(wrong))
         return "postgresql:"
-    return f"postgresql://{hosts}{parts.path}"
 
 
 def _store_path(url: str, reading: Reading) -> Path:

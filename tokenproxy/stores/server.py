@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import asyncpg
 
+from tokenproxy.core.database import place_of
 from tokenproxy.errors import StoreError
 from tokenproxy.metrics import StoreMetrics
 from tokenproxy.stores.engine import Row, Value
@@ -54,6 +55,7 @@ class _Fault:
     next_step: str
 
 
+_ADDRESS: Final = "write postgresql://USER:PASSWORD@HOST:5432/DATABASE"
 _RESTARTS: Final = "wait: it is tried again by itself; if it lasts, look at the database server's log"
 _UNREACHABLE: Final = _Fault(
     "unreachable",
@@ -262,22 +264,17 @@ def _translated(sql: str) -> tuple[str, tuple[str, ...]]:
     return _NAME.sub(numbered, sql), tuple(names)
 
 
-def place_of(dsn: str) -> str:
-    """The database as people may see it: no user, no password, no options."""
-    parts = urlsplit(dsn)
-    hosts = parts.netloc.rpartition("@")[2]
-    if not hosts:
-        hosts = dict(parse_qsl(parts.query)).get("host", "")
-    return f"postgresql://{hosts}{parts.path if hosts[:1] != '/' else ':' + parts.path}"
-
-
 async def open_server(dsn: str, *, pooled: bool, metrics: StoreMetrics) -> Server:
     """
     Connections to the server that the DSN names, as libpq reads it. Raises ``StoreError``.
 
     ``pooled``: a transaction pooler sits between, which knows no prepared statements.
     """
-    place, pids = place_of(dsn), set[int]()
+    pids = set[int]()
+    try:
+        place = place_of(dsn)
+    except ValueError as wrong:
+        raise StoreError(f"store.url {wrong}", next_step=_ADDRESS) from None
 
     async def begun(connection: asyncpg.Connection) -> None:
         pid = connection.get_server_pid()
@@ -297,7 +294,7 @@ async def open_server(dsn: str, *, pooled: bool, metrics: StoreMetrics) -> Serve
     except asyncpg.ClientConfigurationError as error:
         raise StoreError(
             f"store.url is no PostgreSQL address: {_without(dsn, error)}",
-            next_step="write postgresql://USER:PASSWORD@HOST:5432/DATABASE",
+            next_step=_ADDRESS,
         ) from None
     except FAILED as error:
         raise explained(error, place=place, operation="open", metrics=metrics) from None
