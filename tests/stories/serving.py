@@ -82,6 +82,10 @@ class Serve:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def page_faults(self) -> int:
+        """How often the kernel gave it another page so far."""
+        return int(Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[7])
+
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONWARNINGS": "error", "NO_COLOR": "1"}
