@@ -102,6 +102,7 @@ MEANING = [
     (with_route('upgrade = ["websocket", "H2C"]'), 'routes.books.upgrade[1]: "H2C" carries further requests, which would go past every rule of the route   line 9'),
     (with_route('upgrade = ["HTTP/2.0"]'), 'routes.books.upgrade[0]: "HTTP/2.0" carries further requests, which would go past every rule of the route   line 9'),
     (with_route("connect = true"), "routes.books.connect: needs host: the name that a CONNECT asks for   line 9"),
+    (with_route('host = "*.example"', "connect = true"), "routes.books.connect: needs a host without *: a tunnel leads to one upstream   line 10"),
     (with_route('allow = ["GET /x"]', 'host = "a.example"', "connect = true"), "routes.books.connect: and allow exclude each other: nobody sees what is asked in a tunnel   line 11"),
     (with_route('host = "a.example"', 'proxy = "http://p:3128"', "connect = true"), "routes.books.connect: and proxy exclude each other: a tunnel goes straight to the upstream   line 11"),
     (with_route("in_flight = 5000"), "routes.books.in_flight: must be at most limits.in_flight (1024), got 5000   line 9"),

@@ -278,6 +278,8 @@ def _check_connect(table: RouteTable, upstream: Upstream | None, keys: Keys, rea
     at = (*keys, "connect")
     if not table.host:
         reading.report.problem(at, "needs host: the name that a CONNECT asks for")
+    elif table.host.startswith("*"):
+        reading.report.problem(at, "needs a host without *: a tunnel leads to one upstream")
     if table.allow:
         reading.report.problem(at, "and allow exclude each other: nobody sees what is asked in a tunnel")
     if table.proxy.url:

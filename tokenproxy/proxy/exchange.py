@@ -261,6 +261,8 @@ class Exchange:
             self.handshake, request.draft = draft, draft.draft
             if draft.draft is not None:
                 return await self._drafted(request, draft.draft)
+            if request.lane.forwarded is not None:
+                request.head += forwarded_lines(request.lane.forwarded, caller, self.message)
             return await self._exchanged(request)
         finally:
             if caller.tunnel is None:

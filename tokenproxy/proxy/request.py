@@ -99,6 +99,7 @@ MOST_ROUNDS: Final = 5
 TAKES_TRAILERS: Final = b"TE: trailers\r\nConnection: TE\r\n"
 """RFC 9110 section 10.1.4: it holds for one hop, and Connection must say so."""
 
+_SCHEMES: Final[Mapping[str, bytes]] = {"http": HTTP, "https": HTTPS, "ws": HTTP, "wss": HTTPS}
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
 _LOOPBACK: Final = re.compile(r"localhost|\[::1\]|127(?:\.[0-9]{1,3}){3}")
 _NO_MORE_FIELDS: Final[Mapping[bytes, frozenset[bytes]]] = {
@@ -327,6 +328,10 @@ class Gate:
         expects = expect is not None and version == HttpVersion11 and payload is not EMPTY_PAYLOAD
         if lane.allow is not None and not lane.drafted:
             lane.check_allowed(lane.allow, method, rest, _pairs(fields) if routed else ())
+        protocol = b""
+        if message.upgrade and version == HttpVersion11 and payload is EMPTY_PAYLOAD and method != "HEAD":
+            protocol = _other_protocol(lane, method, message)
+            takes = b"" if protocol else takes  # some servers look for the one word in Connection
         announces, withheld = b"", None
         if trailing and chunked:
             withheld = lane.dropped | {canonical(name) for name in nominated}
@@ -355,8 +360,10 @@ class Gate:
         request.length = length
         request.expects = expects
         request.keep = _may_stay(message)
-        if message.upgrade and request.modern and payload is EMPTY_PAYLOAD and method != "HEAD":
-            _ask_for_another_protocol(request, lane, message)
+        if protocol:
+            draft = request.draft if isinstance(request.draft, Draft) else None
+            request.draft = handshake = Handshake(protocol, draft)
+            request.head += handshake.lines
         return request
 
     def _connect(
@@ -516,21 +523,20 @@ def _drafted(  # noqa: PLR0917 - what the gate has found out so far
     return request
 
 
-def _ask_for_another_protocol(request: Request, lane: Lane, message: Message) -> None:
+def _other_protocol(lane: Lane, method: str, message: Message) -> bytes:
     """
-    As far as the route lets it; any other ``Upgrade`` is dropped, as HTTP lets everybody do. Not WebSocket's: without
-    it such a request makes no sense to anybody, and the caller should learn why.
+    The one that the upstream is asked for, as far as the route lets it; any other ``Upgrade`` is dropped, as HTTP lets
+    everybody do. Not WebSocket's: without it such a request makes no sense to anybody, and the caller should learn why.
     """
     protocol, websocket = offered(message, lane.route.upgrade)
-    if protocol and (protocol.lower() != WEBSOCKET or request.method == "GET"):
-        draft = request.draft if isinstance(request.draft, Draft) else None
-        request.draft = handshake = Handshake(protocol, draft)
-        request.head += handshake.lines
-    elif websocket:
+    if protocol and (protocol.lower() != WEBSOCKET or method == "GET"):
+        return protocol
+    if websocket:
         step = f'Set upgrade = ["websocket"] on [routes.{lane.route.name}] if it may be asked for one.'
         if lane.targets:
             step = "Ask by a route that has an upstream; one with targets lets none through."
         raise ProblemError("not_allowed", "This route lets no WebSocket through.", next_step=step)
+    return b""
 
 
 def _may_ask(lane: Lane, origin: bytes, message: Message) -> bool:
@@ -582,12 +588,13 @@ def _split_absolute(target: str) -> tuple[bytes, bytes, str]:
     """
     Absolute-form (RFC 9112 section 3.2.2) as scheme, authority, which stands in the place of Host, and the rest.
 
-    ``https://`` is as good as ``http://``: the route says how the request goes on.
+    ``https://`` is as good as ``http://``, and ``ws://``, which aiohttp's client writes here, stands for it (RFC 6455
+    section 3): the route says how the request goes on.
     """
-    scheme = HTTPS if target[:8].lower() == "https://" else HTTP
-    if scheme is HTTP and target[:7].lower() != "http://":
+    name, _, rest = target.partition("://")
+    scheme = _SCHEMES.get(name.lower())
+    if scheme is None:
         raise bad_request("The target of the request is neither a path nor a URL of http or https.")
-    rest = target[len(scheme) :]
     end = min((at for at in (rest.find("/"), rest.find("?"), rest.find("#")) if at >= 0), default=len(rest))
     authority, path = rest[:end], rest[end:]
     if "@" in authority:  # RFC 9110 section 4.2.4: an attempt to obscure the authority, or a credential
