@@ -835,6 +835,7 @@ def restart_needed(old: Config, new: Config) -> list[str]:
     """The keys that a reload read but cannot put in force; ``old`` is what the process began with."""
     pairs = {
         "server.loop": (old.server.loop, new.server.loop),
+        "server.reuse_port": (_shared(old), _shared(new)),
         "admin.listen": (old.admin.listen, new.admin.listen),
         "admin.public_url": (old.admin.public_url, new.admin.public_url),
         "metrics.listen": (old.metrics.listen, new.metrics.listen),
@@ -842,6 +843,10 @@ def restart_needed(old: Config, new: Config) -> list[str]:
         "renew.concurrent": (old.renew.concurrent, new.renew.concurrent),
     }
     return [key for key, (before, after) in pairs.items() if before != after]
+
+
+def _shared(config: Config) -> bool:
+    return any(listen.shared for listen in config.server.listen)
 
 
 def _provider_tls(files: TLSFiles) -> ssl.SSLContext:

@@ -151,6 +151,13 @@ def test_where_callers_come_in(lines: list[str], listen: tuple[str, ...], tmp_pa
     assert tuple(each.address for each in found) == listen
 
 
+def test_processes_on_one_port_share_a_database(tmp_path: Path) -> None:
+    store = '\n[store]\nurl = "postgresql://u@h/db"\nkey = "literal:' + "A" * 43 + '="'
+    config = read(with_top("[server]", "reuse_port = true", store), tmp_path)
+
+    assert config.server.listen[0].shared
+
+
 def test_relative_sockets_start_at_the_config(tmp_path: Path) -> None:
     """As every path does, wherever the program was started."""
     config = read(with_top("[server]", 'listen = "unix:tp.sock"'), tmp_path)

@@ -232,6 +232,7 @@ DATABASE = [
     (with_top("[store]", 'url = "env:NOT_THERE"', 'key = "env:X"'), "store.url: environment variable NOT_THERE is not set   line 2"),
     (with_top("[store]", 'heartbeat = "11 s"'), "store.heartbeat: must be at most a third of store.lease   line 2"),
     (with_top("[store]", 'lease = "1 s"', 'heartbeat = "300 ms"'), "store.lease: must be at least 2 s   line 2"),
+    (with_top("[server]", "reuse_port = true"), "server.reuse_port: needs a store that several processes may have open: store.url = postgresql://...   line 2"),
     (with_top("[store]", 'pooler = "session"'), 'store.pooler: "session" is not a choice. Known: none, transaction   line 2'),
 ]  # fmt: skip
 

@@ -8,19 +8,20 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
-from tests.simulators import Api, AskaraProvider, write_config
+from tests.simulators import Api, AskaraProvider, free_port, write_config
 from tests.stories.serving import PATIENCE, Serve, calling, command, imported, serving, status_of
 from tokenproxy.stores import create_key_file
 
 
 @asynccontextmanager
 async def pair(
-    tmp_path: Path, dsn: str, provider: AskaraProvider, api: Api
+    tmp_path: Path, dsn: str, provider: AskaraProvider, api: Api, **how: Any
 ) -> AsyncIterator[tuple[Serve, Serve, aiohttp.ClientSession]]:
-    """Logged in, and each has the token in memory."""
+    """Logged in, and each has the token in memory. ``how`` is for ``write_config``."""
     key = tmp_path / "tokenproxy.key"
     create_key_file(key)
     configs = []
@@ -30,7 +31,7 @@ async def pair(
         extra = f'key = "file:{key}"\nheartbeat = "300 ms"'
         configs.append(
             write_config(
-                folder, provider, api, store=dsn, store_extra=extra, extra='[log]\nformat = "json"\n'
+                folder, provider, api, store=dsn, store_extra=extra, extra='[log]\nformat = "json"\n', **how
             )
         )
     async with serving(configs[0]) as one, serving(configs[1]) as two, calling() as caller:
@@ -102,3 +103,34 @@ async def test_a_logout_at_one_is_one_at_the_other(tmp_path: Path, dsn: str) -> 
             while await asked(caller, two) != 503:
                 pass
         assert (await status_of(two.config, "books"))["state"] == "new"
+
+
+async def test_processes_share_a_port(tmp_path: Path, dsn: str) -> None:
+    """One for each core: both get callers, and callers get answers as long as one is there."""
+    async with AskaraProvider() as provider, Api(provider) as api:
+        listen = f"127.0.0.1:{free_port()}"
+        sharing = pair(tmp_path, dsn, provider, api, listen=listen, server_extra="reuse_port = true")
+        async with sharing as (one, two, caller):
+            assert one.url == two.url
+            assert {await asked_anew(one) for _ in range(60)} == {200}
+            served = [await requests_of(caller, serve) for serve in (one, two)]
+            assert sum(served) == 62  # two of them by ``pair``
+            assert min(served) > 5
+
+            assert await one.stop() == 0
+            assert {await asked_anew(two) for _ in range(20)} == {200}
+            assert await requests_of(caller, two) == served[1] + 20
+
+
+async def asked_anew(serve: Serve) -> int:
+    """Over a connection of its own."""
+    async with calling() as caller:
+        return await asked(caller, serve)
+
+
+async def requests_of(caller: aiohttp.ClientSession, serve: Serve) -> int:
+    async with caller.get(f"{serve.admin}/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    return sum(
+        int(float(line.rpartition(" ")[2])) for line in lines if line.startswith("tokenproxy_requests_total{")
+    )

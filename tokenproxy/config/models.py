@@ -455,6 +455,7 @@ class Server(Table):
     loop: Annotated[str, AfterValidator(_one_of("a loop", ("auto", "asyncio", "uvloop"))), Kind("text")] = (
         "auto"
     )
+    reuse_port: Flag = False
     allow_unauthenticated: Flag = False
     forwarded: Annotated[str, AfterValidator(_one_of("a choice", FORWARDED)), Kind("text")] = "off"
     trusted_proxies: Annotated[list[Annotated[str, AfterValidator(_network)]], Kind("list of text")] = []

@@ -153,12 +153,18 @@ def _config(raw: dict[str, Any], path: Path, reading: Reading) -> values.Config:
     admin_listener = _tcp_listener(admin_table.listen, ("admin", "listen"), reading)
     metrics_listener = _metrics_listener(raw, reading)
     _check_clashes(listeners, admin_listener, metrics_listener, reading)
+    store = _store(_section(Store, raw, "store", reading), reading)
+    if server_table.reuse_port and not store.database:
+        reading.report.problem(
+            ("server", "reuse_port"),
+            "needs a store that several processes may have open: store.url = postgresql://...",
+        )
     return values.Config(
         path=path,
         server=_server(server_table, listens, reading),
         admin=_admin(admin_table, admin_listener, reading),
         metrics=values.MetricsListener(listen=str(metrics_listener) if metrics_listener else None),
-        store=_store(_section(Store, raw, "store", reading), reading),
+        store=store,
         accounts=accounts,
         routes=read_routes(raw, around, reading),
         deadlines=Deadlines(**_section(DeadlineTable, raw, "deadlines", reading).model_dump()),
@@ -311,7 +317,11 @@ def _server(table: Server, listens: list[tuple[Listener, Listen]], reading: Read
         report.problem(("server", "loop"), "uvloop is not installed: pip install 'tokenproxy[fast]'")
     return values.Server(
         listen=tuple(
-            replace(listen, local=not keys and not table.allow_unauthenticated and not listen.tls.ca_file)
+            replace(
+                listen,
+                local=not keys and not table.allow_unauthenticated and not listen.tls.ca_file,
+                shared=table.reuse_port,
+            )
             for _, listen in listens
         ),
         hosts=frozenset(_hosts(table, reading)),

@@ -117,5 +117,7 @@ class Listen:
     """Of a Unix socket's file, by name or number; empty: ours."""
     tls: TLSFiles = field(default_factory=TLSFiles)
     """With a ``cert_file`` TLS is spoken; with a ``ca_file`` only to who has a certificate of that authority."""
+    shared: bool = False
+    """Other processes may listen on the same TCP port (SO_REUSEPORT); the kernel spreads connections over them."""
     local: bool = False
     """Nobody says who may call, so that what systemd passes must be out of other machines' reach."""

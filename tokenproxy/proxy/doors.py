@@ -83,7 +83,7 @@ class Door:
             return cls(plane, listen, _inherited(listen, passed, named))
         bound: socket.socket | None = None
         try:
-            bound = _bind_unix(listen) if address.startswith("unix:") else _bind_tcp(address)
+            bound = _bind_unix(listen) if address.startswith("unix:") else _bind_tcp(listen)
             bound.setblocking(False)
             bound.listen(BACKLOG)
         except OSError as error:
@@ -352,8 +352,8 @@ def _cannot_listen(address: str, error: OSError) -> ListenError:
     return failed
 
 
-def _bind_tcp(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
+def _bind_tcp(listen: Listen) -> socket.socket:
+    host, _, port = listen.address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not port.isdigit() or int(port) > 65535:
         raise OSError("an address is HOST:PORT, [V6]:PORT, unix:/PATH, unix:@NAME or systemd:NAME")
@@ -362,6 +362,8 @@ def _bind_tcp(address: str) -> socket.socket:
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if listen.shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind(where)
     except OSError:
         bound.close()
