@@ -17,6 +17,8 @@ from typing import Any, Final
 
 from benchmarks import plot
 from benchmarks.peers import PEERS
+from benchmarks.reliability.result import Result as BrokenResult
+from benchmarks.reliability.result import table as lost
 from benchmarks.scenarios import SCENARIOS
 
 HERE: Final = Path(__file__).parent
@@ -69,6 +71,12 @@ def kept() -> list[Result]:
 def borne() -> list[Result]:
     """What ``strain`` found."""
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("strain-*.json"))]
+
+
+def broken() -> list[Result]:
+    """What ``reliability`` found, in the order of its tests."""
+    paths = sorted(RESULTS.glob("reliability-R*.json"), key=lambda path: int(path.stem.partition("-R")[2]))
+    return [json.loads(path.read_text()) for path in paths]
 
 
 def median(result: Result, name: str, figure: str) -> float:
@@ -130,9 +138,28 @@ def page(results: list[Result], written: Callable[[Result], str]) -> str:
     return "\n".join("\n".join([*map(written, some), how]) for how, some in alike)
 
 
+def losses(found: list[Result]) -> str:
+    """One line for each thing that was broken."""
+    results = [
+        BrokenResult(**{key: value for key, value in one.items() if key != "good"})
+        for each in found
+        for one in each["results"]
+    ]
+    when = ", ".join(
+        f"{each['scenario'].partition('-')[2]} {each['date']} ({each['seconds']} s)" for each in found
+    )
+    if not found:
+        return ""
+    return f"{lost(results)}\n\nMeasured: {when}.\n"
+
+
 def filled(readme: str) -> str:
     """The page with the tables of what is kept."""
-    made = {"compare": lambda: page(kept(), table), "strain": lambda: page(borne(), promises)}
+    made = {
+        "compare": lambda: page(kept(), table),
+        "strain": lambda: page(borne(), promises),
+        "reliability": lambda: losses(broken()),
+    }
     return BLOCK.sub(lambda found: f"{found[1]}\n{made[found[2]]()}\n{found[3]}", readme)
 
 

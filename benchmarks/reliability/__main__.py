@@ -11,14 +11,16 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from benchmarks.reliability import faults, kills
+from benchmarks import report
+from benchmarks.reliability import faults, kills, stampede
 from benchmarks.reliability.result import Result, table
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
     """How much of it: what is published, or what fits into every check of a change."""
 
@@ -26,10 +28,33 @@ class Size:
     kills_each: int
     promptly: float
     fault_codes: Sequence[str] = tuple(faults.CODES)
+    crowd: int
+    """Requests that wait for one renewal in one process."""
+    crowd_expiries: int
+    crowd_waits: float
+    """Seconds that callers may wait longer than the provider takes."""
+    replicas: Sequence[tuple[int, int, int]]
+    """Processes, callers at each, expiries."""
 
 
-WHOLE: Final = Size(random_kills=1000, kills_each=125, promptly=kills.PROMPTLY)
-SMALL: Final = Size(random_kills=100, kills_each=10, promptly=30.0)
+WHOLE: Final = Size(
+    random_kills=1000,
+    kills_each=125,
+    promptly=kills.PROMPTLY,
+    crowd=1000,
+    crowd_expiries=50,
+    crowd_waits=0.15,
+    replicas=((10, 100, 50), (25, 40, 30)),
+)
+SMALL: Final = Size(
+    random_kills=100,
+    kills_each=10,
+    promptly=30.0,
+    crowd=1000,
+    crowd_expiries=2,
+    crowd_waits=5.0,
+    replicas=((4, 100, 5),),
+)
 
 
 async def _r1(folder: Path, size: Size) -> list[Result]:
@@ -44,17 +69,54 @@ async def _r3(folder: Path, size: Size) -> list[Result]:
     return [await faults.every_call_fails(folder, codes=size.fault_codes)]
 
 
-TESTS: Final[dict[str, Callable[[Path, Size], Awaitable[list[Result]]]]] = {"R1": _r1, "R2": _r2, "R3": _r3}
+async def _r7(folder: Path, size: Size) -> list[Result]:
+    return await stampede.in_one_process(
+        folder, callers=size.crowd, expiries=size.crowd_expiries, most=size.crowd_waits
+    )
 
 
-async def run(names: list[str], size: Size) -> list[Result]:
+async def _r10(folder: Path, size: Size) -> list[Result]:
+    return [
+        await stampede.over_replicas(
+            folder / str(processes),
+            processes=processes,
+            callers=callers,
+            expiries=expiries,
+            most=size.crowd_waits * 3,  # as many processes as that have two cores
+        )
+        for processes, callers, expiries in size.replicas
+    ]
+
+
+TESTS: Final[dict[str, Callable[[Path, Size], Awaitable[list[Result]]]]] = {
+    "R1": _r1,
+    "R2": _r2,
+    "R3": _r3,
+    "R7": _r7,
+    "R10": _r10,
+}
+"""In the order of the table; ``R7`` brings R8 with it."""
+
+
+async def run(names: list[str], size: Size, *, save: bool = False) -> list[Result]:
     results: list[Result] = []
     for name in names:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="tokenproxy-reliability-") as folder:
             found = await TESTS[name](Path(folder), size)
         results += found
-        print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+        seconds = time.monotonic() - began
+        print(f"{name}: {seconds:.0f} s", file=sys.stderr)
+        if save:
+            date = datetime.now(UTC).date().isoformat()
+            report.keep(
+                {
+                    "scenario": f"reliability-{name}",
+                    "date": date,
+                    "seconds": round(seconds),
+                    "results": [each.as_dict() for each in found],
+                }
+            )
     return results
 
 
@@ -63,9 +125,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(TESTS), default=list(TESTS), metavar="TEST")
     parser.add_argument("--small", action="store_true", help="numbers that take minutes, not an hour")
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of a table")
+    parser.add_argument("--save", action="store_true", help="keep what was found in benchmarks/results/")
     chosen = parser.parse_args()
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # a caller that was killed is no news
-    results = asyncio.run(run(chosen.only, SMALL if chosen.small else WHOLE))
+    results = asyncio.run(run(chosen.only, SMALL if chosen.small else WHOLE, save=chosen.save))
     print(json.dumps([each.as_dict() for each in results], indent=2) if chosen.json else table(results))
     if not all(each.good for each in results):
         raise SystemExit(1)

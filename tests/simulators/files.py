@@ -55,7 +55,7 @@ def account_table(provider: Provider, account: str, *, client_id: str | None = N
 def write_config(
     tmp_path: Path,
     provider: Provider,
-    api: Server,
+    api: Server | str,
     *,
     account: str = "books",
     route: str | None = None,
@@ -75,7 +75,7 @@ def write_config(
     """
     Write ``tmp_path/config.toml`` (and the client's secret beside it) and give its path.
 
-    One account at ``provider``, one route to ``api`` with the account's name unless ``route`` says another. The
+    One account at ``provider``, one route to ``api`` (or its address) with the account's name unless ``route`` says another. The
     ``*_extra`` are lines of TOML for that table, ``extra`` for whole tables at the end. ``ca_file`` is trusted
     towards both simulators.
     """
@@ -91,7 +91,7 @@ def write_config(
         [account_table(provider, account, client_id=client_id), account_extra],
         [
             f"[routes.{route or account}]",
-            f'upstream = "{api.url}"',
+            f'upstream = "{api if isinstance(api, str) else api.url}"',
             f'account = "{account}"',
             tls,
             route_extra,
