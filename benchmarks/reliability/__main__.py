@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import report
-from benchmarks.reliability import faults, kills, stampede
+from benchmarks.reliability import faults, holders, kills, stampede
 from benchmarks.reliability.result import Result, table
 
 
@@ -35,6 +35,8 @@ class Size:
     """Seconds that callers may wait longer than the provider takes."""
     replicas: Sequence[tuple[int, int, int]]
     """Processes, callers at each, expiries."""
+    holders_each: int
+    """Ends of a lease's holder at each point, by each signal."""
 
 
 WHOLE: Final = Size(
@@ -45,6 +47,7 @@ WHOLE: Final = Size(
     crowd_expiries=50,
     crowd_waits=0.15,
     replicas=((10, 100, 50), (25, 40, 30)),
+    holders_each=200,
 )
 SMALL: Final = Size(
     random_kills=100,
@@ -54,6 +57,7 @@ SMALL: Final = Size(
     crowd_expiries=2,
     crowd_waits=5.0,
     replicas=((4, 100, 5),),
+    holders_each=5,
 )
 
 
@@ -88,12 +92,17 @@ async def _r10(folder: Path, size: Size) -> list[Result]:
     ]
 
 
+async def _r11(folder: Path, size: Size) -> list[Result]:
+    return await holders.holders_end(folder, each=size.holders_each)
+
+
 TESTS: Final[dict[str, Callable[[Path, Size], Awaitable[list[Result]]]]] = {
     "R1": _r1,
     "R2": _r2,
     "R3": _r3,
     "R7": _r7,
     "R10": _r10,
+    "R11": _r11,
 }
 """In the order of the table; ``R7`` brings R8 with it."""
 

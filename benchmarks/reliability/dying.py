@@ -1,8 +1,9 @@
 """
-``tokenproxy`` that kills itself at a chosen step of a renewal: ``python -m benchmarks.reliability.dying FILE serve ...``.
+``tokenproxy`` that ends at a chosen step of a renewal: ``python -m benchmarks.reliability.dying FILE serve ...``.
 
-FILE names the step (one of ``STEPS``); while it is not there, nothing happens. The program is the real one: only its store
-is wrapped, and does all that it is asked.
+FILE names the step (one of ``STEPS``), and behind it the signal that the process sends to itself, where that is not
+``SIGKILL``; while it is not there, nothing happens. The program is the real one: only its store is wrapped, and does all
+that it is asked.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ STEPS: Final = {
 
 
 class Dying:
-    """A real store of which one call is the process's last."""
+    """A real store of which one call is the process's last, or the last for a while."""
 
     def __init__(self, store: Store, armed: Path) -> None:
         self._store = store
@@ -50,11 +51,12 @@ class Dying:
 
     def _die_if(self, name: str, where: str) -> None:
         try:
-            step = self._armed.read_text()
+            step, _, name_of_signal = self._armed.read_text().partition(" ")
         except FileNotFoundError:
             return
         if STEPS.get(step) == (name, where):
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._armed.unlink()  # who is continued goes on
+            os.kill(os.getpid(), signal.Signals[name_of_signal or "SIGKILL"])
 
 
 def main() -> None:
