@@ -152,7 +152,7 @@ def test_where_callers_come_in(lines: list[str], listen: tuple[str, ...], tmp_pa
 
 
 def test_processes_on_one_port_share_a_database(tmp_path: Path) -> None:
-    store = '\n[store]\nurl = "postgresql://u@h/db"\nkey = "literal:' + "A" * 43 + '="'
+    store = '\n[store]\nurl = "postgresql://u@h/db"\nkey = "file:tokenproxy.key"'
     config = read(with_top("[server]", "reuse_port = true", store), tmp_path)
 
     assert config.server.listen[0].shared

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,11 @@ class Serve:
         def found() -> list[dict[str, Any]]:
             return [entry for entry in self.events if entry["event"] == event]
 
-        async with asyncio.timeout(PATIENCE), self._told:
-            await self._told.wait_for(lambda: len(found()) >= times or self.process.returncode is not None)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE), self._told:
+                await self._told.wait_for(
+                    lambda: len(found()) >= times or self.process.returncode is not None
+                )
         assert len(found()) >= times, f"never said {event}; wrote:\n{self.written}"
         return found()[times - 1]
 
