@@ -63,6 +63,22 @@ async def test_one_that_is_asked_for_often_gives_out_one_object() -> None:
         assert house.source.ready("books/anna") is first
 
 
+async def test_what_those_at_rest_have_in_common_is_in_memory_once() -> None:
+    """Words of 100,000 logins that each came in an answer of its own."""
+    async with PlainProvider() as provider, House(provider, awake=1) as house:
+        names = ("books/anna", "books/ben")
+        for name in names:
+            given = await house.login(name, expires_in=3600)
+            await house.put(replace(given, token_type="".join("Mac"), scope="".join("a b")), name)
+        await house.login("books/latest")
+        one, other = (house.source._entries.resting.get(name) for name in names)
+        assert one is not None
+        assert other is not None
+        assert one.kind is other.kind
+        assert one.unpacked().scope is other.unpacked().scope
+        assert one.unpacked().captured is other.unpacked().captured
+
+
 async def test_it_is_renewed_in_the_background_when_it_is_due() -> None:
     """No request waits for it, and it rests again with the new tokens."""
     async with PlainProvider() as provider, House(provider, awake=1) as house:

@@ -154,6 +154,30 @@ async def test_what_one_changes_the_other_hears(dsn: str, pooled: bool) -> None:
         await heard.until(("new", 2), ("gone", 1), ("stood", 1), ("given up", 1))
 
 
+async def test_what_no_release_of_ours_says_is_not_heard(dsn: str) -> None:
+    """Whoever may use the database may speak on the channel; it must cost neither an error nor what is said behind it."""
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    async with opened(dsn) as one, opened(dsn) as two:
+        heard = Heard(two)
+        await listening(two)
+        for said in (
+            "",
+            "account",
+            "account x y",
+            "account 1",
+            "state 1",
+            "other 7 books",
+            f"account {9**30} z",
+        ):
+            await sql(dsn, f"SELECT pg_notify('tokenproxy_{two.store_id}', '{said}')")
+        await adopt(one, "books")
+
+        await heard.until(("books", 1))
+        assert heard.told == [("books", 1)]
+    assert not faults
+
+
 async def test_what_we_did_ourselves_is_no_news(dsn: str) -> None:
     """Else every renewal would make its own replica read what it has just written."""
     async with opened(dsn) as one, opened(dsn) as two:

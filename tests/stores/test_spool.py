@@ -111,6 +111,9 @@ async def test_a_folder_that_others_can_write_is_none_of_ours(tmp_path: Path) ->
             await spool(folder).put(unstored())
         assert await spool(folder).waiting() == []
     assert list((tmp_path / "elsewhere").iterdir()) == []
+    await spool(tmp_path / "elsewhere").put(unstored())
+    await spool(tmp_path / "link").drop("crm/anna")
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 1
 
 
 @pytest.mark.parametrize("change", ["another key", "another store", "another name", "altered", "cut"])

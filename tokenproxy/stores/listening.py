@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -25,6 +26,8 @@ _POLL: Final = 0.75
 _LATE: Final = timedelta(seconds=PATIENCE + 1)
 """A change may carry a time so much older than the moment at which it can be seen: its statement ran so long."""
 _NOW: Final = "SELECT clock_timestamp() AS now"
+_NEWS: Final = re.compile(r"(account|state) ([0-9]{1,18}) (.+)", re.DOTALL)
+"""What is said on the channel; nothing else counts, as whoever may use the database may speak there, and so may a later release."""
 _CHANGED: Final = """
 SELECT account, gen, changed_at, clock_timestamp() AS now FROM account WHERE changed_at > :since ORDER BY changed_at
 """
@@ -86,7 +89,10 @@ class Listening:
             connection.terminate()
 
     def _heard(self, _: Any, pid: int, __: str, payload: object) -> None:
-        kind, generation, name = str(payload).split(" ", 2)
+        news = _NEWS.fullmatch(str(payload))
+        if news is None:
+            return
+        kind, generation, name = news.groups()
         if kind == "state":
             self._on_state(name)
         elif pid not in self._server.pids:

@@ -13,7 +13,6 @@ import os
 import stat
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -158,7 +157,7 @@ def _said(cause: Exception | None) -> str:
 
 
 def _remove(path: Path) -> None:
-    with suppress(NotADirectoryError):
+    if _is_ours(path.parent):
         path.unlink(missing_ok=True)
 
 
