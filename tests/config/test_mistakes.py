@@ -103,6 +103,7 @@ MEANING = [
     (with_route('upgrade = ["HTTP/2.0"]'), 'routes.books.upgrade[0]: "HTTP/2.0" carries further requests, which would go past every rule of the route   line 9'),
     (with_route("connect = true"), "routes.books.connect: needs host: the name that a CONNECT asks for   line 9"),
     (with_route('host = "*.example"', "connect = true"), "routes.books.connect: needs a host without *: a tunnel leads to one upstream   line 10"),
+    (with_route('host = "a.example"', "connect = true", "[routes.b]", 'host = "a.example"', 'upstream = "https://b"', "connect = true", 'account = "books"'), "routes.b.connect: a CONNECT to a.example:443 leads to the upstream of routes.books (line 6)   line 14"),
     (with_route('allow = ["GET /x"]', 'host = "a.example"', "connect = true"), "routes.books.connect: and allow exclude each other: nobody sees what is asked in a tunnel   line 11"),
     (with_route('host = "a.example"', 'proxy = "http://p:3128"', "connect = true"), "routes.books.connect: and proxy exclude each other: a tunnel goes straight to the upstream   line 11"),
     (with_route("in_flight = 5000"), "routes.books.in_flight: must be at most limits.in_flight (1024), got 5000   line 9"),

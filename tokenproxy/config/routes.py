@@ -522,7 +522,15 @@ def _check_passed(table: RouteTable, keys: Keys, account: Account | None, readin
 
 def _check_doubles(routes: tuple[Route, ...], reading: Reading) -> None:
     taken: dict[tuple[str, str], Route] = {}
+    places: dict[tuple[str, int], Route] = {}
     for route in routes:
+        port = route.upstream.port
+        led = places.setdefault((route.host, port), route) if route.connect else route
+        if led.upstream.host != route.upstream.host:
+            reading.report.problem(
+                ("routes", route.name, "connect"),
+                f"a CONNECT to {route.host}:{port} leads to the upstream of {reading.report.place(('routes', led.name))}",
+            )
         first = taken.setdefault((route.host, route.prefix), route)
         if first is not route:
             host = f" on host {quoted(route.host)}" if route.host else ""
