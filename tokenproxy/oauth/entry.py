@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final
 
@@ -26,6 +26,9 @@ Outcome = TokenSet | KeepAnswer | AccountError
 
 _BESIDE: Final = 1100
 """Bytes of resident memory that a login costs beside its tokens; ``benchmarks.accounts`` shows it."""
+
+_LONGEST_PAUSE: Final = timedelta(days=1)
+"""What ``Retry-After`` may ask for at most (``core.replies``)."""
 
 
 def size_of(tokens: TokenSet) -> int:
@@ -66,6 +69,7 @@ class Entry:
         "name",
         "outdated",
         "owed",
+        "pause",
         "renewal",
         "renewed_at",
         "settled",
@@ -104,6 +108,8 @@ class Entry:
         self.unstored: Unstored | None = None
         self.owed: Claim | None = None
         """A lease of ours that the store did not take back."""
+        self.pause: tuple[datetime, float] | None = None
+        """A ``retry_at``, and when that is in monotonic seconds."""
         self.settled = record.previous is None
         """Whether the previous refresh token need not be kept any longer."""
 
@@ -167,6 +173,7 @@ class Entry:
             return zero + (at - now).total_seconds()
 
         provider, retry_at = self.account.provider, self.standing.retry_at
+        self._time_pause(now, zero)
         self.fresh_until, self.due_at = math.inf, math.inf
         if self.tokens.expires_at is not None:
             expires = seconds(self.tokens.expires_at)
@@ -186,6 +193,22 @@ class Entry:
             self.due_at = math.inf
         if self.dead or self.outdated or not self.sendable:
             self.fresh_until = -math.inf
+
+    def _time_pause(self, now: datetime, zero: float) -> None:
+        """``zero`` is ``now`` in monotonic seconds."""
+        retry_at = self.standing.retry_at
+        if retry_at is None or (self.pause is not None and self.pause[0] == retry_at):
+            return
+        # One that the longest ``Retry-After`` cannot explain was written by a clock that was wrong.
+        wait = retry_at - now
+        self.pause = retry_at, zero + (wait.total_seconds() if wait <= _LONGEST_PAUSE else 0.0)
+
+    def moment(self, clock: Clock) -> datetime:
+        """Now, as a pause sees it: one that ran out is over, wherever the wall clock was set meanwhile."""
+        now, pause = clock.now(), self.pause
+        if pause is None or pause[0] != self.standing.retry_at or clock.monotonic() < pause[1]:
+            return now
+        return max(now, pause[0])
 
     def held(self, route: str, now: float) -> Hold | None:
         hold = self.holds.get(route)

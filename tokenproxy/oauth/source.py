@@ -597,7 +597,7 @@ class Source:
     def _refusal(self, entry: Entry) -> AccountError | None:
         if entry.unstored is not None:
             return not_stored(entry.name)
-        return refusal_of(entry.name, entry.standing, self._clock.now())
+        return refusal_of(entry.name, entry.standing, entry.moment(self._clock))
 
     def _stand(self, entry: Entry, standing: Standing) -> None:
         """A standing that no renewal brought: into memory now, into the store as soon as may be."""

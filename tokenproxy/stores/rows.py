@@ -139,7 +139,7 @@ class RowStore:
             "prev_sealed": self._seal_previous(claim.account, tokens.generation, previous),
             "now": now,
         }
-        return bool(await self._run("commit", self._sql.commit, values))
+        return await self._found_again("commit", self._sql.commit, values)
 
     async def give_up(self, claim: Claim, *, standing: Standing, keep_mark: bool) -> bool:
         values = {**_claimed(claim), **_standing_values(standing), "keep_mark": keep_mark}
@@ -156,7 +156,7 @@ class RowStore:
             "bound_to": bound_to,
             "now": now,
         }
-        return bool(await self._run("adopt", self._sql.adopt, values))
+        return await self._found_again("adopt", self._sql.adopt, values)
 
     async def stand(self, account: str, standing: Standing) -> None:
         """An account without a row stays without one: only tokens make rows."""
@@ -292,6 +292,13 @@ class RowStore:
         self, operation: str, sql: str, values: Mapping[str, Value] | None = None
     ) -> Sequence[Row]:
         return await self._engine.run(operation, sql, values)
+
+    async def _found_again(self, operation: str, sql: str, values: Mapping[str, Value]) -> bool:
+        """Whether the one copy of a token set was stored, where the next start looks for it."""
+        stored = bool(await self._run(operation, sql, values))
+        if stored:
+            await self._engine.refuse_lost()
+        return stored
 
     async def _reseal_rows(self, prefix: bytes, each: Callable[[], None]) -> tuple[int, list[str]]:
         sealed, stuck, after = 0, list[str](), ""
