@@ -12,11 +12,12 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from benchmarks import report
-from benchmarks.reliability import faults, holders, kills, stampede
+from benchmarks.reliability import faults, holders, kills, singly, stampede
 from benchmarks.reliability.result import Result, table
 
 
@@ -129,6 +130,13 @@ async def run(names: list[str], size: Size, *, save: bool = False) -> list[Resul
     return results
 
 
+async def _sized(folder: Path, size: Size, *, test: singly.Test) -> list[Result]:
+    return await test(folder, whole=size is WHOLE)
+
+
+TESTS.update((name, partial(_sized, test=test)) for name, test in singly.TESTS.items())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(TESTS), default=list(TESTS), metavar="TEST")
@@ -136,6 +144,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of a table")
     parser.add_argument("--save", action="store_true", help="keep what was found in benchmarks/results/")
     chosen = parser.parse_args()
+    logging.getLogger("tokenproxy").addHandler(logging.NullHandler())
+    logging.getLogger("tokenproxy").propagate = False
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # a caller that was killed is no news
     results = asyncio.run(run(chosen.only, SMALL if chosen.small else WHOLE, save=chosen.save))
     print(json.dumps([each.as_dict() for each in results], indent=2) if chosen.json else table(results))

@@ -9,6 +9,7 @@ outcome unknown).
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 import time
 from collections.abc import Callable
@@ -263,8 +264,12 @@ def _through(proxy: OutgoingProxy | None) -> dict[str, Any]:
 
 
 def _timeout(seconds: float) -> aiohttp.ClientTimeout:
+    # aiohttp rounds what is longer than 5 s up to the next whole second of its clock; leases count on 15.
     return aiohttp.ClientTimeout(
-        total=max(seconds, 0.001), connect=CONNECT_TIMEOUT, sock_connect=CONNECT_TIMEOUT
+        total=max(seconds, 0.001),
+        connect=CONNECT_TIMEOUT,
+        sock_connect=CONNECT_TIMEOUT,
+        ceil_threshold=math.inf,
     )
 
 
