@@ -69,6 +69,9 @@ class Unreliable:
         self.failing: dict[str, int] = {}
         """Method -> how many further calls fail, with nothing done."""
         self.gates: dict[str, asyncio.Event] = {}
+        self.late: dict[str, list[asyncio.Event]] = {}
+        """Method -> gates behind the work of its next calls, one each."""
+        self.done: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.changes = Changes()
 
@@ -86,7 +89,12 @@ class Unreliable:
             if self.failing.get(name, 0) > 0:
                 self.failing[name] -= 1
                 raise StoreError("the disk is full", next_step="make room")
-            return await method(*args, **kwargs)
+            found = await method(*args, **kwargs)
+            self.done[name] += 1
+            self.changes.happened()
+            if self.late.get(name):
+                await self.late[name].pop(0).wait()
+            return found
 
         return call
 

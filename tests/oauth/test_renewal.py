@@ -518,3 +518,25 @@ async def test_keep_answers_never_come_from_current() -> None:
         assert await rejected is KeepAnswer.LIVE
         assert {tokens.generation for tokens in await asyncio.gather(*waiters)} == {2}
         assert provider.token_calls == 1
+
+
+async def test_of_two_who_read_at_once_the_slower_one_hears_of_a_change_too() -> None:
+    """Else it brings back the tokens that another process has replaced."""
+    async with PlainProvider() as provider, House(provider) as house:
+        old = await house.login("books/anna", expires_in=3600)
+        kept = await house.stored("books/anna")
+        house.source._entries.drop("books/anna")
+        quick, slow = house.store.late["load"] = [asyncio.Event(), asyncio.Event()]
+        already = house.store.done["load"]
+        tasks = [asyncio.create_task(house.source.current("books/anna")) for _ in range(2)]
+        await house.store.changes.until(lambda: house.store.done["load"] == already + 2, what="two reads")
+        quick.set()
+        assert await tasks[0] == old
+
+        newer = replace(old, access_token="newer", generation=old.generation + 1)
+        await house.store.store.adopt(
+            "books/anna", newer, bound_to=kept.bound_to, standing=kept.standing, now=house.clock.now()
+        )
+        house.source._changed("books/anna", newer.generation)
+        slow.set()
+        assert (await tasks[1]).access_token == "newer"

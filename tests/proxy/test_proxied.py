@@ -63,6 +63,16 @@ async def test_a_url_takes_the_route_that_names_its_host(target: bytes, seen: by
         assert not request.values(b"proxy-connection")
 
 
+async def test_a_host_field_that_is_none_is_refused_though_the_url_counts() -> None:
+    """RFC 9112 section 3.2: whoever stands before us may have read it otherwise."""
+    async with stage(routes=routes) as s:
+        for wrong in (b"a b", b"a,b", b"x@api.example.com", b"api.example.com/x"):
+            caller = await s.caller()
+            await caller.send(b"GET http://api.example.com/x HTTP/1.1\r\nHost: %b\r\n\r\n" % wrong)
+            assert (await caller.answer()).code == "bad_request"
+        assert not s.upstream.seen
+
+
 @pytest.mark.parametrize(
     ("target", "refusal"),
     [

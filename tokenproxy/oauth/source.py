@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any, Final, TypeVar, cast
@@ -71,6 +71,15 @@ RENEWAL_PATIENCE: Final = 20.0
 """Seconds that ``close`` waits for renewals that were sent; more than one token call may take."""
 
 
+@dataclass(slots=True)
+class _Loading:
+    """An account that is being read from the store."""
+
+    readers: int = 0
+    changes: int = 0
+    """How often another process changed it meanwhile."""
+
+
 class Source:
     """Gives out live token sets and renews them; satisfies ``core.interfaces.TokenSource``."""
 
@@ -106,8 +115,8 @@ class Source:
         self._tasks = Tasks()
         self._ceilings = Ceilings(concurrent=self._policy.concurrent, clock=clock, tasks=self._tasks)
         self._news = News(clock=clock, tasks=self._tasks)
-        self._loading: dict[str, int] = {}
-        """Accounts that are being read from the store, and how often another process changed them meanwhile."""
+        self._loading: dict[str, _Loading] = {}
+        """Accounts that are being read from the store."""
         self._others = False
         """Whether another process changed anything since the states were counted."""
         self._journal = Journal(
@@ -417,7 +426,7 @@ class Source:
         self._others = True
         self._news.tell(account)
         if account in self._loading:
-            self._loading[account] += 1
+            self._loading[account].changes += 1
         busy = self._busy(account)
         entry = self._entries.look(account)
         if busy is not None:  # what it comes to may be newer than this
@@ -472,13 +481,18 @@ class Source:
                 return entry
             if account in self._backlog:  # what the store has is spent
                 raise not_stored(account)
-            changes, told = self._changes, self._loading.setdefault(account, 0)
-            spec = self._spec(account)
+            changes, spec = self._changes, self._spec(account)
+            loading = self._loading.setdefault(account, _Loading())
+            told = loading.changes
+            loading.readers += 1
             try:
                 record = await self._load(account)
             finally:
-                told -= self._loading.pop(account, 0)
-            if account in self._entries or account in self._occupied or changes != self._changes or told:
+                loading.readers -= 1
+                if not loading.readers:
+                    del self._loading[account]
+            outrun = changes != self._changes or told != loading.changes
+            if outrun or account in self._entries or account in self._occupied:
                 continue  # the record may be older than what came meanwhile
             found = self._found(spec, account, record)
             if found is not None:

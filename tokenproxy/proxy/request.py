@@ -283,6 +283,10 @@ class Gate:
         if star:
             target = "/"
         elif proxied:
+            if (
+                host is not None and _HOST.fullmatch(host) is None
+            ):  # though it counts for nothing (RFC 9112 section 3.2)
+                raise bad_request("The Host of the request is not a host.")
             scheme, host, target = _split_absolute(target)
             star = method == "OPTIONS" and message.path.count("/") == 2 and "?" not in message.path
         if host is None:
