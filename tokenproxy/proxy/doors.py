@@ -22,9 +22,9 @@ from tokenproxy import log
 from tokenproxy.core.settings import Listen
 from tokenproxy.core.templates import is_loopback
 from tokenproxy.errors import TokenproxyError
+from tokenproxy.proxy.address import HTTP, HTTPS
 from tokenproxy.proxy.caller import CLIENT_HELLO, CallerSide
 from tokenproxy.proxy.problem import ProblemError
-from tokenproxy.proxy.request import HTTP, HTTPS
 from tokenproxy.proxy.tls import server_context
 
 if TYPE_CHECKING:

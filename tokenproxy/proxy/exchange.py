@@ -20,6 +20,7 @@ from tokenproxy.core.retries import Budget, Retry, pause
 from tokenproxy.core.signals import Verdict
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import AccountError, StoreError
+from tokenproxy.proxy.address import path_of
 from tokenproxy.proxy.answer import (
     ending,
     interim,
@@ -46,7 +47,7 @@ from tokenproxy.proxy.pool import Pool
 from tokenproxy.proxy.problem import LostError, ProblemError, render, upstream_invalid
 from tokenproxy.proxy.proof import nonce_of, wants_nonce
 from tokenproxy.proxy.record import RequestLog
-from tokenproxy.proxy.request import VIA, Request, SettledError, path_of
+from tokenproxy.proxy.request import VIA, Request, SettledError
 from tokenproxy.proxy.side import Side
 from tokenproxy.proxy.told import forwarded_lines
 from tokenproxy.proxy.tunnel import ESTABLISHED, Connect, Fresh, Handshake, Tunnel, tunnels_full

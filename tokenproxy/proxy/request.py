@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import re
-from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, Final
@@ -15,10 +13,12 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from tokenproxy.core.allow import OVERRIDES
 from tokenproxy.core.routes import DOT_SEGMENT, Route, RouteTable, host_key, place_of, valid_sub, within
 from tokenproxy.proxy import plain
+from tokenproxy.proxy.address import HOST_FIELD, HTTP, LOOPBACK, host_refused, no_such_host, split_absolute
 from tokenproxy.proxy.card import canonical
 from tokenproxy.proxy.chunks import announcement, wants_trailers
 from tokenproxy.proxy.draft import Draft, Preflight, cors, form
 from tokenproxy.proxy.draft import plain as plain_draft
+from tokenproxy.proxy.keys import proxy_passwords, unauthorized
 from tokenproxy.proxy.lane import Lane
 from tokenproxy.proxy.parsers import CHUNKED
 from tokenproxy.proxy.plain import KNOWN, LONGEST, LONGEST_LENGTH, Field, Lines, Message, PlainRequest
@@ -91,17 +91,12 @@ FOREIGN_METHODS: Final = frozenset(
     )
 )
 """The parser lets these in only under another protocol's name, which it does not tell."""
-HTTP: Final = b"http://"
-HTTPS: Final = b"https://"
 VIA: Final = b"Via: 1.1 tokenproxy\r\n"
 MOST_ROUNDS: Final = 5
 """How often a request may have been here, or at others of our kind, before it goes round in a circle."""
 TAKES_TRAILERS: Final = b"TE: trailers\r\nConnection: TE\r\n"
 """RFC 9110 section 10.1.4: it holds for one hop, and Connection must say so."""
 
-_SCHEMES: Final[Mapping[str, bytes]] = {"http": HTTP, "https": HTTPS, "ws": HTTP, "wss": HTTPS}
-_HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
-_LOOPBACK: Final = re.compile(r"localhost|\[::1\]|127(?:\.[0-9]{1,3}){3}")
 _NO_MORE_FIELDS: Final[Mapping[bytes, frozenset[bytes]]] = {
     spelling: frozenset() for spelling in (b"keep-alive", b"Keep-Alive", b"close", b"Close")
 }
@@ -284,10 +279,10 @@ class Gate:
             target = "/"
         elif proxied:
             if (
-                host is not None and _HOST.fullmatch(host) is None
+                host is not None and HOST_FIELD.fullmatch(host) is None
             ):  # though it counts for nothing (RFC 9112 section 3.2)
                 raise bad_request("The Host of the request is not a host.")
-            scheme, host, target = _split_absolute(target)
+            scheme, host, target = split_absolute(target)
             star = method == "OPTIONS" and message.path.count("/") == 2 and "?" not in message.path
         if host is None:
             raise bad_request("The request has no Host.")
@@ -379,7 +374,7 @@ class Gate:
         lacks = (
             host is None and message.version != HttpVersion10
         )  # as which Python's own client asks, without a Host
-        if lacks or (host is not None and _HOST.fullmatch(host) is None):
+        if lacks or (host is not None and HOST_FIELD.fullmatch(host) is None):
             raise bad_request("The request has no Host.")
         place = place_of(message.path)
         if place is None:
@@ -416,12 +411,12 @@ class Gate:
 
     def _check_host(self, raw: bytes, *, proxied: bool) -> str:
         """Against DNS rebinding: a page's name that points at us is not a name of ours."""
-        found = _HOST.fullmatch(raw)
+        found = HOST_FIELD.fullmatch(raw)
         if found is None:
             raise bad_request("The Host of the request is not a host.")
         name = host_key(found[1].decode())
         if not (self._is_ours(name) or name in self._named or self._table.below(name)):
-            raise _no_such_host() if proxied else _host_refused()
+            raise no_such_host() if proxied else host_refused()
         if len(raw) <= LONGEST:
             if len(self._hosts) >= KNOWN:
                 self._hosts.clear()
@@ -430,69 +425,18 @@ class Gate:
 
     def _is_ours(self, name: str) -> bool:
         """Whether a host means this proxy, and not what a route leads to."""
-        return name in self._ours or within(name, self._ours) or _LOOPBACK.fullmatch(name) is not None
+        return name in self._ours or within(name, self._ours) or LOOPBACK.fullmatch(name) is not None
 
     def _check_key(self, given: tuple[bytes, ...], proxied: Message | None) -> None:
         """``proxied``: the message of a caller that takes us for a forward proxy and may show its key as one does."""
         if proxied is not None and not given:
-            given = _proxy_passwords(proxied)
+            given = proxy_passwords(proxied)
         digest = sha256(given[0] if len(given) == 1 else b"").digest()
         known = False
         for key in self._keys:  # all of them, so that the time tells nothing
             known |= hmac.compare_digest(key, digest)
         if not known:
-            raise _unauthorized(proxied=proxied is not None)
-
-
-def _unauthorized(*, proxied: bool) -> ProblemError:
-    if not proxied:
-        return ProblemError(
-            "caller_unauthorized",
-            "The request carries no valid Tokenproxy-Key.",
-            next_step="Send one of the keys of [server.caller_auth] in the header Tokenproxy-Key.",
-        )
-    problem = ProblemError(
-        "caller_unauthorized",
-        "The request carries no valid key, neither as Tokenproxy-Key nor as the password of the proxy.",
-        next_step="Put one of the keys of [server.caller_auth] into the proxy's address: http://x:KEY@HOST:PORT.",
-    )
-    problem.proxied = True
-    return problem
-
-
-def _proxy_passwords(message: Message) -> tuple[bytes, ...]:
-    """
-    The password of each ``Proxy-Authorization: Basic``, whatever the user's name (RFC 7617 section 2).
-
-    It is what ``http_proxy=http://x:KEY@127.0.0.1:8080`` makes of a key.
-    """
-    found: list[bytes] = []
-    for name, value in message.raw_headers:
-        if name.lower() != b"proxy-authorization":
-            continue
-        scheme, _, encoded = value.partition(b" ")
-        try:
-            pair = b64decode(encoded.strip(), validate=True) if scheme.lower() == b"basic" else b""
-        except ValueError:
-            pair = b""
-        found.append(pair.partition(b":")[2])
-    return tuple(found)
-
-
-def _host_refused() -> ProblemError:
-    return ProblemError(
-        "host_refused",
-        "The Host of the request is neither loopback's nor configured.",
-        next_step="Add the name to hosts under [server], or call the proxy as localhost.",
-    )
-
-
-def _no_such_host() -> ProblemError:
-    return ProblemError(
-        "no_route",
-        "No route leads to the host of this URL, and tokenproxy is no proxy for others.",
-        next_step="Name it as host of a [routes.NAME] with its upstream, or let the app reach it without the proxy (no_proxy).",
-    )
+            raise unauthorized(proxied=proxied is not None)
 
 
 def _drafted(  # noqa: PLR0917 - what the gate has found out so far
@@ -586,38 +530,6 @@ def _loop(lane: Lane) -> ProblemError:
         f"The upstream of the route {name} leads back to this proxy.",
         next_step=f"Correct upstream of [routes.{name}]: it must be the API's own address.",
     )
-
-
-def _split_absolute(target: str) -> tuple[bytes, bytes, str]:
-    """
-    Absolute-form (RFC 9112 section 3.2.2) as scheme, authority, which stands in the place of Host, and the rest.
-
-    ``https://`` is as good as ``http://``, and ``ws://``, which aiohttp's client writes here, stands for it (RFC 6455
-    section 3): the route says how the request goes on.
-    """
-    name, _, rest = target.partition("://")
-    scheme = _SCHEMES.get(name.lower())
-    if scheme is None:
-        raise bad_request("The target of the request is neither a path nor a URL of http or https.")
-    end = min((at for at in (rest.find("/"), rest.find("?"), rest.find("#")) if at >= 0), default=len(rest))
-    authority, path = rest[:end], rest[end:]
-    if "@" in authority:  # RFC 9110 section 4.2.4: an attempt to obscure the authority, or a credential
-        raise bad_request("The URL of the request holds a user name.")
-    return (
-        scheme,
-        authority.encode("utf-8", "surrogateescape"),
-        path if path[:1] == "/" else "/" + path,
-    )
-
-
-def path_of(target: str) -> str:
-    """The path of a target that came in, for the log; "" where it has none or cannot be told."""
-    if target[:1] != "/":
-        try:
-            target = _split_absolute(target)[2]
-        except ProblemError:
-            return ""
-    return target.partition("?")[0]
 
 
 def _check_origin(lane: Lane, own: bytes, origin: bytes | None, sites: tuple[bytes, ...]) -> None:
