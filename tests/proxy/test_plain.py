@@ -181,6 +181,9 @@ def test_a_plain_request_is_what_the_parser_says(loop: asyncio.AbstractEventLoop
 @settings(max_examples=700, deadline=None)
 @given(heads(STATUSES, needed=b"Content-Length: 5"))
 @example(b"HTTP/1.1 200 OK\r\nServer: a\r\nContent-Length: 1\r\nServer: b\r\n\r\n")
+@example(b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 1\r\nDate: then\r\n\r\n")
+@example(b"HTTP/1.1 200 OK\r\nDate: now\r\nX-Empty: \r\nContent-Length: 1\r\n\r\n")
+@example(b"HTTP/1.1 200 OK\r\nDate: now\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\n")
 def test_a_plain_answer_is_what_the_parser_says(loop: asyncio.AbstractEventLoop, head: bytes) -> None:
     plain = LINES.answer(head[:-4])
     event("plain" if plain is not None else "not plain")
@@ -193,6 +196,10 @@ def test_a_plain_answer_is_what_the_parser_says(loop: asyncio.AbstractEventLoop,
     assert not message.upgrade
     assert plain.length == int(message.headers["Content-Length"])
     assert payload.is_eof() is (plain.length == 0)
+    one, other = [
+        read_answer(each, headless=False, date=lambda: b"Date: ours\r\n") for each in (plain, message)
+    ]
+    assert (one.status_line, one.fields, one.sized) == (other.status_line, other.fields, other.sized)
     assert [field[:4] for field in plain.fields] == [field[:4] for field in LINES.of(message.raw_headers)]
 
 

@@ -65,6 +65,10 @@ def read_answer(message: Answer, *, headless: bool, date: Callable[[], bytes]) -
     Check a final answer and make its head; raises ``upstream_invalid``. ``headless`` where the request was HEAD,
     ``date`` makes a Date line for answers that have none (RFC 9110 section 6.6.1).
     """
+    if isinstance(message, PlainAnswer) and message.passing:
+        head = AnswerHead(status_line(message.code, message.reason), message.passing)
+        head.sized = True
+        return head
     version = message.version
     if version != HttpVersion11 and version != HttpVersion10:  # noqa: PLR1714 - cheaper than building a tuple
         raise upstream_invalid("The upstream speaks neither HTTP/1.0 nor HTTP/1.1.")
@@ -211,7 +215,10 @@ def _kind_of(name: bytes) -> int:
     return kind
 
 
-LINES: Final = Lines(_kind_of, bits={PLAIN: 0, DATE: 0, CONNECTION: plain.CONNECTION, LENGTH: plain.LENGTH})
+LINES: Final = Lines(
+    _kind_of,
+    bits={PLAIN: 0, DATE: plain.DATE, CONNECTION: plain.CONNECTION, LENGTH: plain.LENGTH},
+)
 
 
 def status_line(code: int, reason: str) -> bytes:

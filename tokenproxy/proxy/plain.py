@@ -27,6 +27,7 @@ KEEPS: Final = 4
 CLOSES: Final = 8
 CONNECTION: Final = KEEPS | CLOSES
 """The bit of a name; what the line sets depends on its value."""
+DATE: Final = 1 << 12
 ODD: Final = -1
 """Nothing for this form: what frames or hands over a connection in another way."""
 
@@ -93,7 +94,7 @@ class PlainRequest:
 class PlainAnswer:
     """Like aiohttp's ``RawResponseMessage`` where that matters here."""
 
-    __slots__ = ("code", "fields", "length", "lines", "reason", "should_close")
+    __slots__ = ("code", "fields", "length", "lines", "passing", "reason", "should_close")
 
     version = HttpVersion11
     upgrade = chunked = False
@@ -105,6 +106,8 @@ class PlainAnswer:
         self.fields = fields
         self.length = length
         """Content-Length."""
+        self.passing = b""
+        """All lines of the fields, where nothing is to be taken from them and nothing to be added."""
         self.should_close = False
 
     @property
@@ -219,6 +222,8 @@ class Lines:
             return None
         answer = PlainAnswer(self, *status, fields, int(length))
         answer.should_close = bits & CLOSES != 0
+        if bits & (DATE | CONNECTION) == DATE:
+            answer.passing = head[head.find(b"\r\n") + 2 :] + b"\r\n"
         return answer
 
     def _fields(self, lines: list[bytes]) -> tuple[list[Field], int, bytes] | None:
