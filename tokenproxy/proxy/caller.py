@@ -300,7 +300,8 @@ class CallerSide(Side):
     def _take_more(self, payload: Payload, data: bytes) -> None:
         """More of a body, and what follows it."""
         rest = data
-        if isinstance(payload, StreamReader) and not payload.is_eof():
+        # Behind a fault nothing is part of the body: its end, found there, would keep a connection whose framing is lost.
+        if isinstance(payload, StreamReader) and not payload.is_eof() and payload.exception() is None:
             try:
                 rest = self._feed_body(payload, data)
             except BrokenChunksError as broken:
