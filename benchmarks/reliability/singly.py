@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from benchmarks.reliability import disks, leaving, times
+from benchmarks.reliability import disks, keys, leaving, lives, schemas, times
 from benchmarks.reliability.result import Result
 
 
 async def _disk(folder: Path, *, whole: bool, test: str) -> list[Result]:
-    return await disks.disk_fails(folder, test, times=10 if whole else 1)
+    return await disks.disk_fails(folder, test, times=5 if whole else 1)
 
 
 async def _r6(folder: Path, *, whole: bool) -> list[Result]:
@@ -39,6 +39,18 @@ async def _r23(_: Path, *, whole: bool) -> list[Result]:
     return await times.clock_steps(logins=200 if whole else 20)
 
 
+async def _r24(_: Path, *, whole: bool) -> list[Result]:
+    return [await lives.any_lives(2000 if whole else 100)]
+
+
+async def _r27(folder: Path, *, whole: bool) -> list[Result]:
+    return [await keys.rotation(folder, rows=10_000 if whole else 1000, kills=20 if whole else 2)]
+
+
+async def _r28(folder: Path, *, whole: bool) -> list[Result]:  # noqa: ARG001 - there are only so many schemas
+    return [await schemas.every_schema(folder)]
+
+
 Test = Callable[..., Awaitable[list[Result]]]
 
 TESTS: Final[dict[str, Test]] = {
@@ -50,4 +62,7 @@ TESTS: Final[dict[str, Test]] = {
     "R14": _r14,
     "R15": _r15,
     "R23": _r23,
+    "R24": _r24,
+    "R27": _r27,
+    "R28": _r28,
 }
