@@ -35,8 +35,11 @@ async def _r15(folder: Path, *, whole: bool) -> list[Result]:
     return [await times.day(folder) if whole else await times.day(folder, hours=4)]
 
 
-async def _r23(_: Path, *, whole: bool) -> list[Result]:
-    return await times.clock_steps(logins=200 if whole else 20)
+async def _r23(folder: Path, *, whole: bool) -> list[Result]:
+    return [
+        *await times.clock_steps(logins=200 if whole else 20),
+        await times.store_of_the_future(folder),
+    ]
 
 
 async def _r24(_: Path, *, whole: bool) -> list[Result]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gc
 import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
 from benchmarks.reliability.result import Result
-from tests.oauth.house import ROUTE, House
-from tests.simulators import AskaraProvider, FakeClock, PlainProvider, Provider
+from tests.oauth.house import KEY, ROUTE, House
+from tests.simulators import Api, AskaraProvider, FakeClock, PlainProvider, Provider, write_config
+from tests.stories.serving import calling, serving
 from tokenproxy.core.settings import MIB, RenewPolicy
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import AccountError
@@ -380,3 +382,39 @@ async def _requests(house: House, provider: Provider, names: Sequence[str], seco
         await house.clock.advance(1)
         await house.idle()
     return without
+
+
+async def store_of_the_future(folder: Path) -> Result:
+    """R23, through the real ``serve``: its store was written ten years from now, in the middle of a pause."""
+    faults = []
+    key = folder / "tokenproxy.key"
+    key.touch(mode=0o600)
+    key.write_text(base64.b64encode(KEY).decode())
+    clock = FakeClock(datetime.now(UTC) + timedelta(days=3652))
+    async with AskaraProvider() as provider, Api(provider) as api, calling() as caller:
+        provider.jwt_life = None
+        async with House(provider, path=folder / "t.db", clock=clock) as house:
+            first = await house.login()
+            provider.outage = 503
+            provider.revoke_access(first.access_token)
+            with suppress(AccountError):
+                await house.source.renew("books", first, route=ROUTE)
+        provider.outage, before = None, provider.token_calls
+        config = write_config(
+            folder,
+            provider,
+            api,
+            store=f"sqlite:{folder / 't.db'}",
+            store_extra=f'key = "file:{key}"',
+            extra='[log]\nformat = "json"\n',
+        )
+        async with serving(config) as serve:
+            answered = Counter[int]()
+            for _ in range(20):
+                async with caller.get(f"{serve.url}/books/x") as answer:
+                    answered[answer.status] += 1
+        calls = provider.token_calls - before
+    if calls != 1 or answered != {200: 20}:
+        faults.append(f"{calls} token calls, answered {dict(answered)}")
+    figures = {"requests": answered.total(), "token calls": calls}
+    return Result("R23", "a start on a store that was written ten years from now", figures, faults)
