@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.oauth.house import House, renewed
 from tests.simulators import FakeClock, PlainProvider
 from tokenproxy.core.interfaces import KeepAnswer
-from tokenproxy.core.tokens import TokenSet
+from tokenproxy.core.tokens import Sendable
 from tokenproxy.errors import AccountError, StoreError
 
 STEPS = st.lists(
@@ -52,7 +52,7 @@ class History:
     def __init__(self, provider: PlainProvider, house: House, path: Path) -> None:
         self.provider, self.house, self.path = provider, house, path
         self.awake = house._awake
-        self.seen: TokenSet | None = None
+        self.seen: Sendable | None = None
 
     async def do(self, step: str) -> None:
         provider, house = self.provider, self.house
@@ -132,7 +132,7 @@ class History:
         ):  # refusing again in the very turn in which it opens would confuse it
             await asyncio.sleep(0)
 
-    async def request(self, tokens: TokenSet | None = None) -> None:
+    async def request(self, tokens: Sendable | None = None) -> None:
         """What the data plane does: take a token, and renew if the API refuses it."""
         source = self.house.source
         try:

@@ -17,7 +17,7 @@ from tokenproxy.core.interfaces import KeepAnswer
 from tokenproxy.core.provider import Inject
 from tokenproxy.core.routes import Route, RouteTable, Upstream
 from tokenproxy.core.settings import Deadlines, TLSFiles
-from tokenproxy.core.tokens import TokenSet
+from tokenproxy.core.tokens import Sendable, TokenSet
 from tokenproxy.errors import AccountError
 from tokenproxy.metrics import Metrics
 from tokenproxy.oauth.signer import Prover
@@ -88,7 +88,7 @@ class Source:
             raise AccountError("No such login.", account=account)
         return self.newest(account)
 
-    async def renew(self, account: str, rejected: TokenSet, *, route: str) -> TokenSet | KeepAnswer:
+    async def renew(self, account: str, rejected: Sendable, *, route: str) -> TokenSet | KeepAnswer:
         if self.keep is not None:
             return self.keep
         if rejected.generation < self.newest(account).generation:
@@ -109,10 +109,10 @@ class Source:
         self.generations[account] = self.generations.get(account, 1) + 1
         return self.newest(account)
 
-    def refused_again(self, account: str, refused: TokenSet, *, route: str) -> None:
+    def refused_again(self, account: str, refused: Sendable, *, route: str) -> None:
         self.held.append((account, refused.generation, route))
 
-    def worked(self, account: str, tokens: TokenSet) -> None:
+    def worked(self, account: str, tokens: Sendable) -> None:
         self.confirmed.append((account, tokens.generation))
 
     def _known(self, account: str) -> bool:

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any, Final, Protocol
 
 from tokenproxy.core.account import Standing, State
-from tokenproxy.core.tokens import TokenSet
+from tokenproxy.core.tokens import Sendable, TokenSet
 
 
 class Clock(Protocol):
@@ -34,23 +34,23 @@ class KeepAnswer(Enum):
 class TokenSource(Protocol):
     """Gives out live token sets; ``oauth.source.Source`` is the one."""
 
-    def ready(self, account: str) -> TokenSet | None:
-        """A fresh token set from memory, at once; None: ask ``current``."""
+    def ready(self, account: str) -> Sendable | None:
+        """Of a fresh token set from memory, at once; None: ask ``current``."""
 
-    async def current(self, account: str) -> TokenSet:
+    async def current(self, account: str) -> Sendable:
         """A token set that lives; reads the store or renews first where it must. Raises ``AccountError``."""
 
-    async def renew(self, account: str, rejected: TokenSet, *, route: str) -> TokenSet | KeepAnswer:
+    async def renew(self, account: str, rejected: Sendable, *, route: str) -> Sendable | KeepAnswer:
         """
         A token set newer than ``rejected``, which an upstream just called dead.
 
         One renewal for all who ask; goes on when they leave. Raises ``AccountError``.
         """
 
-    def refused_again(self, account: str, refused: TokenSet, *, route: str) -> None:
+    def refused_again(self, account: str, refused: Sendable, *, route: str) -> None:
         """``refused``, got from ``renew``, was called dead as well: hold this account's renewals on this route."""
 
-    def worked(self, account: str, tokens: TokenSet) -> None:
+    def worked(self, account: str, tokens: Sendable) -> None:
         """An upstream took this token set; call it once per generation (cheap, never blocks)."""
 
 

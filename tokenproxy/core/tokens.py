@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -20,6 +20,22 @@ class Freshness(Enum):
     """Still good, but renewed before it is sent."""
     EXPIRED = "expired"
     """Never sent."""
+
+
+class Sendable(Protocol):
+    """What a request needs of a token set: never the refresh token."""
+
+    @property
+    def access_token(self) -> str: ...
+
+    @property
+    def generation(self) -> int: ...
+
+    @property
+    def captured(self) -> Mapping[str, str]: ...
+
+    @property
+    def dpop_key(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)

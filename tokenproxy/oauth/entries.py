@@ -81,7 +81,7 @@ class Entries:
             self._awake_size -= entry.size
             _unhide(entry.tokens)
         if packed is not None:
-            _unhide(packed.tokens or packed.unpacked())
+            _unhide(packed.unpacked())
 
     def renewed(self, entry: Entry, spent: TokenSet) -> None:
         """The entry's tokens have taken the place of ``spent``, be it still here or not."""

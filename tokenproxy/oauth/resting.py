@@ -26,13 +26,9 @@ WORTH: Final = 60.0
 """Seconds: a login with less to wait is about to be renewed."""
 _STEP: Final = 16.0
 """Seconds: deadlines are rounded down to these, so that one number serves many logins; up to then nothing is missed."""
-_OFTEN: Final = 60.0
-"""Seconds between two requests, up to which the token set is kept unpacked for the next one."""
-_AT_HAND: Final = 1024
-"""So many of them."""
 _SHARED: Final = 4096
 """Values kept to be shared; beyond that they are merely in memory more than once."""
-_AROUND: Final = 420
+_AROUND: Final = 480
 """Bytes of memory that a login at rest costs beside its row: name, places in tables, ``Packed``, two numbers."""
 _LOOKED_AT: Final = 128
 """How many of the oldest are compared when some must go."""
@@ -52,14 +48,18 @@ class _Kind(NamedTuple):
     token_type: str
     scope: str | None
     scope_asked: str | None
+    generation: int
+    bare: bool
+    """Nothing was captured, and no key binds the tokens."""
     used_for: float
     """Seconds after its last use in which a login is renewed in the background."""
 
 
 class Packed:
-    """One login at rest."""
+    """One login at rest; as it is, ``core.tokens.Sendable`` for a request."""
 
     __slots__ = (
+        "access_token",
         "account",
         "due_at",
         "expires",
@@ -68,11 +68,11 @@ class Packed:
         "refresh_expires",
         "row",
         "settled",
-        "tokens",
         "used_at",
     )
 
-    def __init__(self, account: Account, kind: _Kind, row: bytes) -> None:
+    def __init__(self, account: Account, kind: _Kind, access_token: str, row: bytes) -> None:
+        self.access_token = access_token
         self.account = account
         self.kind = kind
         self.row = row
@@ -84,25 +84,33 @@ class Packed:
         """Seconds since the epoch, rounded down like all deadlines here."""
         self.refresh_expires = math.inf
         self.settled = True
-        self.tokens: TokenSet | None = None
-        """Unpacked, where it was asked for lately."""
 
     @property
     def size(self) -> int:
         """Roughly, in bytes."""
-        return len(self.row) + _AROUND
+        return len(self.access_token) + len(self.row) + _AROUND
+
+    @property
+    def generation(self) -> int:
+        return self.kind.generation
+
+    @property
+    def captured(self) -> Mapping[str, str]:
+        return NOTHING if self.kind.bare else self.unpacked().captured
+
+    @property
+    def dpop_key(self) -> str | None:
+        return None if self.kind.bare else self.unpacked().dpop_key
 
     def in_use(self, now: float) -> bool:
         """As ``Entry.in_use``."""
         return now - self.used_at <= self.kind.used_for
 
     def unpacked(self) -> TokenSet:
-        access, refresh, generation, issued, expires, refresh_expires, identity, captured, key, *_ = (
-            marshal.loads(self.row)  # noqa: S302 - made by ``_row`` below, in this process
-        )
+        refresh, issued, expires, refresh_expires, identity, captured, key, *_ = marshal.loads(self.row)  # noqa: S302 - made by ``_row`` below, in this process
         kind = self.kind
         return TokenSet(
-            access_token=access,
+            access_token=self.access_token,
             refresh_token=refresh,
             token_type=kind.token_type,
             scope=kind.scope,
@@ -111,14 +119,14 @@ class Packed:
             expires_at=_moment(expires),
             refresh_expires_at=_moment(refresh_expires),
             identity=identity,
-            generation=generation,
+            generation=kind.generation,
             captured=captured or NOTHING,
             dpop_key=key,
         )
 
     def entry(self, name: str) -> Entry:
         """Awake, and as it was when it was packed."""
-        tokens = self.tokens or self.unpacked()
+        tokens = self.unpacked()
         *_, since, renewed_at, fresh_until, due_at = marshal.loads(self.row)  # noqa: S302
         record = Record(
             account=name,
@@ -153,7 +161,6 @@ class Resting:
     def __init__(self) -> None:
         self._logins: dict[str, Packed] = {}
         self._shared: dict[Any, Any] = {}
-        self._at_hand: list[Packed] = []
         self._round: list[str] = []
         """Whom the scheduler still has to see to before it begins anew."""
         self.size = 0
@@ -171,24 +178,13 @@ class Resting:
     def get(self, account: str) -> Packed | None:
         return self._logins.get(account)
 
-    def ready(self, account: str, now: float) -> TokenSet | None:
+    def ready(self, account: str, now: float) -> Packed | None:
         """As ``Source.ready``."""
         login = self._logins.get(account)
         if login is None or now >= login.fresh_until:
             return None
-        last, login.used_at = login.used_at, now
-        if login.tokens is not None:
-            return login.tokens
-        return login.unpacked() if now - last > _OFTEN else self._keep_at_hand(login)
-
-    def _keep_at_hand(self, login: Packed) -> TokenSet:
-        if len(self._at_hand) >= _AT_HAND:
-            for each in self._at_hand:
-                each.tokens = None
-            self._at_hand.clear()
-        self._at_hand.append(login)
-        login.tokens = tokens = login.unpacked()
-        return tokens
+        login.used_at = now
+        return login
 
     def put(self, entry: Entry) -> None:
         """Pack what ``may_rest``."""
@@ -200,9 +196,11 @@ class Resting:
             token_type=tokens.token_type,
             scope=tokens.scope,
             scope_asked=tokens.scope_asked,
+            generation=tokens.generation,
+            bare=not tokens.captured and tokens.dpop_key is None,
             used_for=math.inf if lifetime is None or always else float(math.ceil(lifetime.total_seconds())),
         )
-        login = Packed(account, self._share(kind), _row(entry))
+        login = Packed(account, self._share(kind), tokens.access_token, _row(entry))
         login.fresh_until, login.due_at = self._rounded(entry.fresh_until), self._rounded(entry.due_at)
         login.used_at, login.settled = entry.used_at, entry.settled
         login.expires = self._rounded(_seconds(tokens.expires_at))
@@ -271,9 +269,7 @@ def _row(entry: Entry) -> bytes:
     """As plain values, which ``marshal`` packs and unpacks within a microsecond; JSON takes five times as long."""
     tokens = entry.tokens
     row = (
-        tokens.access_token,
         tokens.refresh_token,
-        tokens.generation,
         _ticks(tokens.issued_at),
         _ticks(tokens.expires_at),
         _ticks(tokens.refresh_expires_at),

@@ -23,7 +23,7 @@ from tokenproxy.core.interfaces import Clock, KeepAnswer, Record, Spool, Store, 
 from tokenproxy.core.provider import Account, is_login, table_of
 from tokenproxy.core.schedule import MISCONFIGURED_PAUSE, margin
 from tokenproxy.core.settings import MIB, RenewPolicy
-from tokenproxy.core.tokens import Freshness, TokenSet
+from tokenproxy.core.tokens import Freshness, Sendable, TokenSet
 from tokenproxy.errors import (
     AccountError,
     StoreError,
@@ -141,7 +141,7 @@ class Source:
 
     # -- what the data plane asks (core.interfaces.TokenSource) --------------------------------------------------
 
-    def ready(self, account: str) -> TokenSet | None:
+    def ready(self, account: str) -> Sendable | None:
         now = self._monotonic()
         entry = self._entries.get(account)
         if entry is None:
@@ -169,7 +169,7 @@ class Source:
                 raise
             return entry.tokens  # an early renewal failed: a token that lives goes on being used
 
-    async def renew(self, account: str, rejected: TokenSet, *, route: str) -> TokenSet | KeepAnswer:
+    async def renew(self, account: str, rejected: Sendable, *, route: str) -> TokenSet | KeepAnswer:
         entry = await self._entry(account)
         self._require_registration(entry)
         if entry.tokens.generation != rejected.generation:
@@ -183,7 +183,7 @@ class Source:
         ask = AskFirst.NOT if entry.account.provider.validate is None else AskFirst.RENEW_UNLESS_LIVE
         return await self._renewed(entry, "on_401", ask if hold is None else AskFirst.RENEW_IF_DEAD)
 
-    def refused_again(self, account: str, refused: TokenSet, *, route: str) -> None:
+    def refused_again(self, account: str, refused: Sendable, *, route: str) -> None:
         entry = self._wake(account)
         if entry is None or entry.tokens.generation != refused.generation:
             return
@@ -191,7 +191,7 @@ class Source:
         if seconds is not None:
             log.event(_log, "renewals_held", account=account, route=route, seconds=seconds)
 
-    def worked(self, account: str, tokens: TokenSet) -> None:
+    def worked(self, account: str, tokens: Sendable) -> None:
         resting = self._entries.resting.get(account)
         if resting is not None and resting.settled:
             return

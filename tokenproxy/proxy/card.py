@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 from tokenproxy.core.injection import placed
 from tokenproxy.core.routes import Route, Upstream, resolved
-from tokenproxy.core.tokens import TokenSet
+from tokenproxy.core.tokens import Sendable
 from tokenproxy.proxy.problem import ProblemError
 
 _UNSENDABLE: Final = bytes({*range(0x20), 0x7F} - {ord("\t")})
@@ -27,7 +27,7 @@ class Card:
     query: bytes
 
     def __init__(
-        self, route: Route, account: str, tokens: TokenSet, around: tuple[bytes, bytes] | None = None
+        self, route: Route, account: str, tokens: Sendable, around: tuple[bytes, bytes] | None = None
     ) -> None:
         """``around`` is the route's ``around_token``. Raises ``misconfigured`` for tokens that it cannot send."""
         self.tokens = tokens

@@ -18,7 +18,7 @@ from tokenproxy.core.placeholders import Values
 from tokenproxy.core.problems import BODY_NOT_REPLAYABLE
 from tokenproxy.core.retries import Budget, Retry, pause
 from tokenproxy.core.signals import Verdict
-from tokenproxy.core.tokens import TokenSet
+from tokenproxy.core.tokens import Sendable
 from tokenproxy.errors import AccountError, StoreError
 from tokenproxy.proxy.address import path_of
 from tokenproxy.proxy.answer import (
@@ -321,13 +321,13 @@ class Exchange:
 
     # sending
 
-    def _send(self, request: Request, tokens: TokenSet | None) -> Coroutine[Any, Any, Answer]:
+    def _send(self, request: Request, tokens: Sendable | None) -> Coroutine[Any, Any, Answer]:
         """Send the request with this token, or with none of ours, and wait for the final answer's head."""
         if request.lane.retry is not None:
             return self._persistently(request, tokens, request.lane.retry)
         return self._sent(request, tokens)
 
-    async def _persistently(self, request: Request, tokens: TokenSet | None, retry: Retry) -> Answer:
+    async def _persistently(self, request: Request, tokens: Sendable | None, retry: Retry) -> Answer:
         """
         Send, and send again after failures that pass, within the upstream's budget and the time for a first byte; never
         once a byte of an answer has gone to the caller, nor where the body is not there any more.
@@ -355,7 +355,7 @@ class Exchange:
         raise failure or upstream_invalid("The upstream gave no answer.")
 
     async def _tried(
-        self, request: Request, tokens: TokenSet | None, until: float | None
+        self, request: Request, tokens: Sendable | None, until: float | None
     ) -> tuple[Answer | None, ProblemError | None]:
         """An answer, or why there is none; a further try has only what is left of the time."""
         left = None if until is None else max(until - self.plane.monotonic(), 0.0)
@@ -396,7 +396,7 @@ class Exchange:
         await asyncio.sleep(wait)
         return True
 
-    def _sent(self, request: Request, tokens: TokenSet | None) -> Coroutine[Any, Any, Answer]:
+    def _sent(self, request: Request, tokens: Sendable | None) -> Coroutine[Any, Any, Answer]:
         lane = request.lane
         if tokens is None:
             return self._deliver(request, lane.own_pool, request.head + b"\r\n")
@@ -576,7 +576,7 @@ class Exchange:
             return None
         return self.held
 
-    async def _renewed(self, request: Request, tokens: TokenSet, answer: Answer) -> Answer:
+    async def _renewed(self, request: Request, tokens: Sendable, answer: Answer) -> Answer:
         """The upstream called the token dead: find out, renew, and send again once with a newer one."""
         plane, lane = self.plane, request.lane
         body = self.body
@@ -599,7 +599,7 @@ class Exchange:
                 self._worked(request, newer)
         return answer
 
-    def _worked(self, request: Request, tokens: TokenSet) -> None:
+    def _worked(self, request: Request, tokens: Sendable) -> None:
         """Tell the source once per token set; a 5xx says nothing about the token."""
         card = request.lane.card(request.account, tokens)
         if not card.worked:

@@ -12,7 +12,7 @@ from tokenproxy import log
 from tokenproxy.core.allow import Allow, RefusedError
 from tokenproxy.core.forwarded import NAMES as FORWARDED
 from tokenproxy.core.routes import Route, Target, account_header
-from tokenproxy.core.tokens import TokenSet
+from tokenproxy.core.tokens import Sendable
 from tokenproxy.metrics import RouteMetrics
 from tokenproxy.proxy.card import Card, around_token, canonical
 from tokenproxy.proxy.pool import Pool, Visits
@@ -21,7 +21,7 @@ from tokenproxy.proxy.revise import revision
 
 _log: Final = logging.getLogger("tokenproxy.proxy")
 
-CARDS: Final = 1024
+CARDS: Final = 768
 """Accounts of one route whose token line is kept ready; more are made anew."""
 PLAIN_BODIES: Final = b"Accept-Encoding: identity\r\n"
 """In the place of the caller's own, where bodies must be read: we decode nothing, and nearly every caller asks for gzip."""
@@ -111,6 +111,7 @@ class Lane:
         "changed",
         "drafted",
         "dropped",
+        "earlier_cards",
         "forwarded",
         "host_line",
         "metrics",
@@ -171,6 +172,7 @@ class Lane:
         self.targets: tuple[Lane, ...] = ()
         self.around = around_token(route)
         self.cards: dict[str, Card] = {}
+        self.earlier_cards: dict[str, Card] = {}
         self.told: dict[str, tuple[float, int]] = {}
         """Event -> until when it is not told again, and how often it happened since."""
 
@@ -187,14 +189,16 @@ class Lane:
         log.event(_log, event, route=self.route.name, code=problem.code, detail=problem.detail, times=times)
         self.told[event] = now + TELL_EVERY, 0
 
-    def card(self, account: str, tokens: TokenSet) -> Card:
+    def card(self, account: str, tokens: Sendable) -> Card:
         """What the token set means here, made once; raises ``misconfigured`` where it cannot be sent."""
         card = self.cards.get(account)
         if card is not None and card.tokens is tokens:
             return card
-        card = Card(self.route, account, tokens, self.around)
-        if len(self.cards) >= CARDS:
-            self.cards.clear()
+        card = self.earlier_cards.pop(account, None)
+        if card is None or card.tokens is not tokens:
+            card = Card(self.route, account, tokens, self.around)
+        if len(self.cards) >= CARDS:  # who is asked for all the time is taken over
+            self.cards, self.earlier_cards = {}, self.cards
         self.cards[account] = card
         return card
 
