@@ -19,8 +19,9 @@ from benchmarks.reliability.result import Result
 from tests.oauth.house import KEY, ROUTE, House
 from tests.simulators import Api, AskaraProvider, FakeClock, PlainProvider, Provider, write_config
 from tests.stories.serving import calling, serving
+from tokenproxy.core.interfaces import KeepAnswer
 from tokenproxy.core.settings import MIB, RenewPolicy
-from tokenproxy.core.tokens import TokenSet
+from tokenproxy.core.tokens import Sendable
 from tokenproxy.errors import AccountError
 from tokenproxy.oauth import scheduler
 
@@ -47,7 +48,7 @@ async def ticking(house: House) -> AsyncIterator[None]:
         await asyncio.wait({task})
 
 
-async def token_of(house: House, account: str) -> TokenSet | None:
+async def token_of(house: House, account: str) -> Sendable | None:
     """What a request gets; None: an error."""
     try:
         return house.source.ready(account) or await house.source.current(account)
@@ -247,7 +248,7 @@ class Day:
         provider.revoke_access(tokens.access_token)
         self.refused += 1
         try:
-            self.errors += not isinstance(await house.source.renew(name, tokens, route=ROUTE), TokenSet)
+            self.errors += isinstance(await house.source.renew(name, tokens, route=ROUTE), KeepAnswer)
         except AccountError:
             self.errors += 1
 
@@ -375,7 +376,7 @@ async def _requests(house: House, provider: Provider, names: Sequence[str], seco
             if tokens is not None and not provider.live(tokens.access_token):
                 try:
                     found = await house.source.renew(name, tokens, route=ROUTE)
-                    tokens = found if isinstance(found, TokenSet) else None
+                    tokens = None if isinstance(found, KeepAnswer) else found
                 except AccountError:
                     tokens = None
             without += tokens is None
