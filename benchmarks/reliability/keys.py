@@ -7,6 +7,7 @@ import random
 import signal
 from collections import Counter
 from pathlib import Path
+from typing import Final
 
 import aiohttp
 
@@ -16,6 +17,9 @@ from tests.stores.values import BOUND, NOW, OK, tokens
 from tests.stories.serving import Serve, calling, command, imported, serving
 from tokenproxy.stores import create_key_file, open_store, read_key_file, verify_store
 from tokenproxy.stores.cipher import Cipher
+
+LONG: Final = 300.0
+"""Seconds for 10,000 rows on a busy machine."""
 
 
 class Rotation:
@@ -60,7 +64,7 @@ class Rotation:
     async def _rotate(
         self, serve: Serve, provider: PlainProvider, caller: aiohttp.ClientSession, *, killed: bool
     ) -> None:
-        rotating = asyncio.ensure_future(command(serve.config, "key", "rotate"))
+        rotating = asyncio.ensure_future(command(serve.config, "key", "rotate", patience=LONG))
         while len(read_key_file(self._key)) < 2 and not rotating.done():
             await self._request(serve, provider, caller)
         moments = random.randrange(1, 40) if killed else 10**9

@@ -114,14 +114,16 @@ async def serving(
         await serve.ended()
 
 
-async def command(config: Path, *words: str, given: bytes = b"") -> tuple[int, str, str]:
-    """Run a command to its end: (exit code, standard output, standard error)."""
+async def command(
+    config: Path, *words: str, given: bytes = b"", patience: float = PATIENCE
+) -> tuple[int, str, str]:
+    """Run a command to its end, in seconds: (exit code, standard output, standard error)."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tokenproxy", *words, "--config", str(config),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env=_environment(),
     )  # fmt: skip
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(patience):
         out, err = await process.communicate(given)
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
