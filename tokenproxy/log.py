@@ -79,6 +79,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "store_failed": Kind(_ERROR, "The store could not be read or written."),
     "spool_failed": Kind(_ERROR, "The spool failed too: a token set that the store does not take is in memory alone."),
     "spool_left": Kind(_WARNING, "The process ends before the store took a token set; the next start gives it to the store."),
+    "store_rolled_back": Kind(_ERROR, "The store had an older token set than it had confirmed, as after a fail-over to a copy that lacks the last commits; ours was put back."),
     "store_recovered": Kind(_INFO, "The store works again."),
     "store_warning": Kind(_WARNING, "The store works, and something about its server may cost a login."),
     "key_created": Kind(_INFO, "A new key file was made; without a copy of it stored logins cannot be opened."),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.oauth.house import ROUTE, House
 from tests.simulators import AskaraProvider
+from tests.stores.clusters import sql
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import LoginRequiredError
 from tokenproxy.stores.postgres import PostgresStore
@@ -18,8 +21,9 @@ from tokenproxy.stores.postgres import PostgresStore
 
 @asynccontextmanager
 async def replicas(provider: AskaraProvider, dsn: str, count: int = 2) -> AsyncIterator[list[House]]:
-    """All of them listening."""
-    houses = [House(provider, url=dsn) for _ in range(count)]
+    """All of them listening, each with a spool of its own."""
+    spools = tempfile.TemporaryDirectory()
+    houses = [House(provider, url=dsn, path=Path(spools.name) / str(number) / "-") for number in range(count)]
     try:
         for house in houses:
             await house.__aenter__()
@@ -28,6 +32,7 @@ async def replicas(provider: AskaraProvider, dsn: str, count: int = 2) -> AsyncI
     finally:
         for house in houses:
             await house.__aexit__(None, None, None)
+        spools.cleanup()
 
 
 def store_of(house: House) -> PostgresStore:
@@ -126,6 +131,101 @@ async def test_what_a_dead_replica_had_sent_is_asked_again_at_once(dsn: str) -> 
                 await asyncio.sleep(0.05)
         assert (await two.source.current("books")).generation == 2
         assert provider.reuses == 0
+
+
+async def test_a_pair_that_waits_for_the_store_gives_way_to_a_newer_one(dsn: str) -> None:
+    """Another replica took this one for dead; what the provider gave there ended what waits here."""
+    async with AskaraProvider() as provider, replicas(provider, dsn) as (one, two):
+        provider.grace, provider.grace_answer = 30.0, "new"
+        first = await one.login()
+        await two.source.current("books")
+        one.store.failing["commit"] = 1000
+        fall_silent(one)
+        ours = await refused(one, first)
+        async with asyncio.timeout(10):
+            while (await two.stored()).generation < 2:
+                await two.source.take_over()
+                await asyncio.sleep(0.05)
+        theirs = await two.source.current("books")
+        assert theirs != ours
+
+        one.store.failing["commit"] = 0
+        async with asyncio.timeout(10):
+            while one.source.unstored:
+                await one.clock.advance(one.clock.next_wake() or 0.0)
+                await asyncio.sleep(0.002)
+
+        assert await one.source.current("books") == theirs
+        assert (await refused(one, theirs)).generation == 3
+        assert provider.reuses == 0
+
+
+async def test_a_pair_that_waits_is_stored_where_who_took_over_was_refused(dsn: str) -> None:
+    """A provider that forgives nothing refused the other; then there is only this pair."""
+    async with AskaraProvider() as provider, replicas(provider, dsn) as (one, two):
+        provider.kill_on_reuse = False
+        first = await one.login()
+        await two.source.current("books")
+        one.store.failing["commit"] = 1000
+        fall_silent(one)
+        ours = await refused(one, first)
+        async with asyncio.timeout(10):
+            while provider.reuses == 0:
+                await two.source.take_over()
+                await asyncio.sleep(0.05)
+        await two.idle()
+
+        one.store.failing["commit"] = 0
+        async with asyncio.timeout(10):
+            while one.source.unstored:
+                await one.clock.advance(one.clock.next_wake() or 0.0)
+                await asyncio.sleep(0.002)
+
+        assert await two.kept() == ours
+
+
+async def test_what_the_store_forgot_is_put_back(dsn: str) -> None:
+    """As after a fail-over to a copy that lacks the last commit: the refresh token that it has is spent."""
+    async with AskaraProvider() as provider, replicas(provider, dsn) as (one, two):
+        first = await one.login()
+        await two.source.current("books")
+        await sql(dsn, "CREATE TABLE copy AS SELECT * FROM account")
+        newer = await refused(one, first)
+        assert await refused(two, first) == newer
+        await sql(
+            dsn,
+            "UPDATE account SET gen = copy.gen, fence = copy.fence, sealed = copy.sealed, prev_sealed = copy.prev_sealed FROM copy",
+        )
+
+        newest = [await refused(house, newer) for house in (two, one)]
+
+        assert newest[0] == newest[1]
+        assert await one.kept() == newest[0]
+        assert (provider.token_calls, provider.reuses) == (2, 0)
+
+
+async def test_while_the_store_is_away_tokens_in_memory_are_used_on(dsn: str) -> None:
+    """A notice came that something changed, and nobody can tell what; it is looked at as soon as somebody can."""
+    async with AskaraProvider() as provider, replicas(provider, dsn) as (one, two):
+        first = await one.login()
+        assert await two.source.current("books") == first
+        two.store.failing["summary"] = 1
+        two.store.failing["load"] = 1000
+        two.source._changed("books", first.generation)
+        await two.idle()
+        assert await two.source.current("books") == first
+
+        two.store.failing["load"] = 0
+        calls = two.store.calls["summary"]
+        await two.source.take_over()
+        await two.store.called("summary", calls + 1)
+
+
+def fall_silent(house: House) -> None:
+    """It gives no sign of life any more."""
+    store = store_of(house)
+    assert store._beating is not None
+    store._beating.cancel()
 
 
 async def kill(house: House) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from tokenproxy import log
-from tokenproxy.core.interfaces import Clock, Spool, Store, Unstored
+from tokenproxy.core.interfaces import Clock, Record, Spool, Store, Unstored
 from tokenproxy.core.schedule import backoff
 from tokenproxy.errors import StoreError
 from tokenproxy.oauth.entry import Entry
@@ -21,15 +21,25 @@ class Backlog:
     """Entries whose newest pair the store does not have; they stay known here when the config drops the account."""
 
     def __init__(
-        self, *, store: Store, spool: Spool, clock: Clock, tasks: Tasks, jitter: Callable[[], float]
+        self,
+        *,
+        store: Store,
+        spool: Spool,
+        clock: Clock,
+        tasks: Tasks,
+        jitter: Callable[[], float],
+        on_overtaken: Callable[[Entry, Record | None], None],
     ) -> None:
+        """``on_overtaken`` hears of an entry whose pair is not wanted any more, and what the store has instead."""
         self._store = store
         self._spool = spool
         self._clock = clock
         self._tasks = tasks
         self._jitter = jitter
+        self._on_overtaken = on_overtaken
         self._entries: dict[str, Entry] = {}
         self._closing = asyncio.Event()
+        self._hurried = asyncio.Event()
 
     def __contains__(self, account: str) -> bool:
         return account in self._entries
@@ -61,7 +71,7 @@ class Backlog:
         left = []
         for kept in await self._spool.waiting():
             try:
-                taken = await self._given(kept)
+                taken = await self._given(kept, await self._store.load(kept.claim.account))
             except StoreError as error:
                 log.event(_log, "store_failed", account=kept.claim.account, detail=error.message)
                 left.append(kept)
@@ -71,14 +81,19 @@ class Backlog:
                 self._tell_taken(kept)
         return left
 
+    def hurry(self) -> None:
+        """The store can be reached: what waits is offered now, before another process takes its renewal for lost."""
+        self._hurried.set()
+        self._hurried = asyncio.Event()
+
     def close(self) -> None:
         """Try once more, now, and then no longer."""
         self._closing.set()
+        self._hurried.set()
 
-    async def _given(self, kept: Unstored) -> bool:
-        """Whether the store has it now; False: an import, a logout or another process came after it."""
+    async def _given(self, kept: Unstored, record: Record | None) -> bool:
+        """Whether the store has it now, in the place of ``record``; False: an import, a logout or another process came after it."""
         account, tokens, now = kept.claim.account, kept.tokens, self._clock.now()
-        record = await self._store.load(account)
         if record is None:  # another store than the one that did not take it
             tokens = replace(tokens, generation=1)
         elif record.tokens is None or record.generation > kept.claim.generation:
@@ -102,24 +117,33 @@ class Backlog:
         fails = 1
         while (kept := entry.unstored) is not None:
             await self._pause(backoff(fails, jitter=self._jitter()).total_seconds())
+            record = None
             try:
                 stored = await self._commit(kept)
+                if not stored:
+                    # Whoever took the lease over may have been refused: then ours is the only pair that there is.
+                    record = await self._store.load(entry.name)
+                    stored = record is not None and await self._given(kept, record)
             except StoreError as error:
                 fails += 1
                 log.event(_log, "store_failed", account=entry.name, detail=error.message, fails=fails)
                 if self._closing.is_set():
                     return
                 continue
+            if not stored:
+                self._on_overtaken(entry, record)
             await self._taken(entry, kept)
-            if stored:  # else an import or a logout has taken its place
+            if stored:
                 self._tell_taken(kept)
 
     async def _pause(self, seconds: float) -> None:
-        """Until then, or until the process is about to end."""
-        closing = self._tasks.start(self._closing.wait(), name="closing")
+        """Until then, or until the store can be reached again, or the process is about to end."""
+        if self._closing.is_set():
+            return
+        hurried = self._tasks.start(self._hurried.wait(), name="hurried")
         pause = self._tasks.start(self._clock.sleep(seconds), name="pause")
-        await asyncio.wait({closing, pause}, return_when=asyncio.FIRST_COMPLETED)
-        closing.cancel()
+        await asyncio.wait({hurried, pause}, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
         pause.cancel()
 
     async def _taken(self, entry: Entry, kept: Unstored) -> None:

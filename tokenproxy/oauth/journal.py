@@ -248,6 +248,9 @@ class Journal:
         heard.clear()
 
     async def _claim(self, entry: Entry) -> Claim | None:
+        """None also while our newest pair waits for the store: it may have come to another one under this number."""
+        if entry.unstored is not None:
+            return None
         return await self._store.claim(
             entry.name, generation=entry.tokens.generation, now=self._clock.now(), lease=self._lease
         )
@@ -260,10 +263,37 @@ class Journal:
         if record.tokens is not None and record.generation > entry.tokens.generation:
             entry.take(record, record.tokens)
             return record.tokens
+        if record.tokens is not None and record.generation < entry.tokens.generation:
+            await self._put_back(entry, record.generation)
+            return None
         if record.standing == known:
             return None
         entry.standing, entry.in_doubt = record.standing, record.in_flight_since is not None
         return refusal_of(entry.name, record.standing, self._clock.now())
+
+    async def _put_back(self, entry: Entry, generation: int) -> None:
+        """
+        The store has forgotten what it had confirmed (a fail-over, a backup): its refresh token is spent, ours is not.
+
+        One generation further than ours, so that every process reads it anew before it spends the token.
+        """
+        if entry.unstored is not None:
+            return  # it is on its way there
+        newest = entry.tokens.generation + 1
+        while generation < newest:
+            generation += 1
+            tokens = replace(entry.tokens, generation=generation)
+            if not await self._store.adopt(
+                entry.name,
+                tokens,
+                bound_to=entry.bound_to,
+                standing=entry.standing,
+                now=self._clock.now(),
+            ):
+                return  # somebody else is at it
+        entry.tokens = tokens
+        self._news.tell(entry.name)  # it can be claimed now
+        log.event(_log, "store_rolled_back", account=entry.name, generation=newest)
 
     def _busy(self, entry: Entry) -> ProviderUnavailableError:
         return ProviderUnavailableError(

@@ -117,6 +117,8 @@ class Source:
         self._news = News(clock=clock, tasks=self._tasks)
         self._loading: dict[str, _Loading] = {}
         """Accounts that are being read from the store."""
+        self._uncompared = set[str]()
+        """Accounts that another process may have changed and the store could not tell of: used on until it can."""
         self._others = False
         """Whether another process changed anything since the states were counted."""
         self._journal = Journal(
@@ -137,7 +139,16 @@ class Source:
         """Counts them, so that a load that began before a logout does not bring the tokens back."""
         self._looking: asyncio.Task[None] | None = None
         self._keep_alive = KeepAlive(store=store, clock=clock, jitter=jitter)
-        self._backlog = Backlog(store=store, spool=spool, clock=clock, tasks=self._tasks, jitter=jitter)
+        self._backlog = Backlog(
+            store=store,
+            spool=spool,
+            clock=clock,
+            tasks=self._tasks,
+            jitter=jitter,
+            on_overtaken=self._overtaken,
+        )
+        self._store_away = False
+        """The last look for what is in doubt failed."""
 
     # -- what the data plane asks (core.interfaces.TokenSource) --------------------------------------------------
 
@@ -258,10 +269,20 @@ class Source:
                 self._others = False
                 self._census.begin(await self._store.tally(), self._entries.__contains__)
         except StoreError as error:
+            self._store_away = True
             log.event(_log, "store_failed", account="", detail=error.message)
+            return
+        if self._store_away:
+            self._store_away = False
+            self._backlog.hurry()
+        while self._uncompared:
+            account = self._uncompared.pop()
+            self._tasks.start(self._compare(account), name=f"compare {account}")
 
     async def _take_over(self, *, now: datetime, limit: int) -> None:
         for account in await self._store.abandoned(now=now, limit=limit):
+            if account in self._backlog:  # the answer is here; only the store lacks it
+                continue
             if table_of(account) in self._accounts and self._busy(account) is None:
                 entry = self._wake(account)
                 if entry is not None:
@@ -438,15 +459,30 @@ class Source:
         else:
             self._tasks.start(self._compare(account), name=f"compare {account}")
 
+    def _overtaken(self, entry: Entry, record: Record | None) -> None:
+        """While the entry's newest pair waited for the store, another process put something newer there."""
+        if record is None or record.tokens is None:
+            self._changed(entry.name, entry.tokens.generation + 1)
+            return
+        spent = entry.tokens
+        entry.take(record, record.tokens)
+        if self._entries.look(entry.name) is entry:
+            self._schedule(entry)
+            self._entries.renewed(entry, spent)
+            self._census.restate(entry.name, entry.standing.state)
+
     async def _compare(self, account: str) -> None:
         """The same tokens; but a logout, a rebind or a refusal may be what another process did."""
         try:
             found = await self._store.summary(account)
         except StoreError:
-            found = None
+            self._uncompared.add(account)
+            return
         entry = self._entries.look(account)
         if entry is None or entry.unstored is not None:
             return
+        if found is not None and found.has_tokens and found.generation < entry.tokens.generation:
+            return  # the store has forgotten it, and is given it back when it is renewed
         if self._busy(account) is not None:
             self._changed(account, entry.tokens.generation)
         elif found is None or not _as_in(entry, found):

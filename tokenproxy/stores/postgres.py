@@ -3,7 +3,9 @@ Token sets in a PostgreSQL database, for any number of replicas.
 
 ``rows.py`` has what is asked, ``server.py`` the connections, ``listening.py`` what others change. A lease is two columns
 of the account's row; the database's clock decides it, and a replica that was not seen for two and a half heartbeats
-holds none, so that whoever lives need not wait for the lease of one that was killed.
+holds none, so that whoever lives need not wait for the lease of one that was killed. Whoever could not reach the database
+itself for a while judges nobody until the others have had the time to give a sign of life, and to store what they have:
+they had no database either.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from tokenproxy.core.settings import SharedStore
 from tokenproxy.errors import StoreError
 from tokenproxy.metrics import StoreMetrics
 from tokenproxy.stores.cipher import Cipher
+from tokenproxy.stores.engine import Value
 from tokenproxy.stores.listening import Listening
 from tokenproxy.stores.rows import RowStore, check_key, refuse_moved
 from tokenproxy.stores.server import Server, open_server
@@ -48,7 +51,9 @@ SELECT account, renewed_at, expires_at FROM account
    AND (retry_at IS NULL OR retry_at <= :now)
  ORDER BY renewed_at, account LIMIT :limit
 """
-_SEEN: Final = "seen_at + 2.5 * beat > clock_timestamp()"
+_MISSED: Final = 2.5
+"""Heartbeats without a sign of life after which a replica is taken for dead."""
+_SEEN: Final = f"seen_at + {_MISSED} * beat > clock_timestamp()"
 _LIVES: Final = f"EXISTS (SELECT 1 FROM replica WHERE id = split_part(lease_owner, '/', 1) AND {_SEEN})"  # noqa: S608 - our own words
 _SUMMARIES: Final = "LIMIT nullif(:limit, -1)"
 # The first time, or again after a connection broke: then the mark that it found is the one that it found before.
@@ -58,7 +63,7 @@ UPDATE account
        found_in_flight = CASE WHEN lease_owner = :owner THEN found_in_flight ELSE in_flight_since END,
        in_flight_since = :now
  WHERE account = :account AND gen = :gen
-   AND (lease_until IS NULL OR lease_until <= {clock} OR lease_owner = :owner OR NOT {lives})
+   AND (lease_until IS NULL OR lease_owner = :owner OR (:may_judge AND (lease_until <= {clock} OR NOT {lives})))
 RETURNING fence, found_in_flight
 """
 _PROLONG: Final = """
@@ -67,7 +72,8 @@ RETURNING gen
 """
 _ABANDONED: Final = """
 SELECT account FROM account
- WHERE in_flight_since IS NOT NULL AND (lease_until IS NULL OR lease_until <= {clock} OR NOT {lives})
+ WHERE in_flight_since IS NOT NULL
+   AND (lease_until IS NULL OR (:may_judge AND (lease_until <= {clock} OR NOT {lives})))
    AND (retry_at IS NULL OR retry_at <= :now)
  ORDER BY in_flight_since DESC, account LIMIT nullif(:limit, -1)
 """
@@ -128,6 +134,9 @@ class PostgresStore(RowStore):
     _beating: asyncio.Task[None] | None = None
     _hearing: asyncio.Task[None] | None = None
     _beaten_at = float("-inf")
+    _cut_off = False
+    """The last sign of life did not get through."""
+    _judges_from = float("-inf")
 
     def __init__(self, server: Server, dsn: str, settings: SharedStore, **rest: Any) -> None:
         """``rest`` is what ``RowStore`` takes."""
@@ -182,6 +191,9 @@ class PostgresStore(RowStore):
     def _claimant(self) -> str:
         return f"{self._owner}/{secrets.token_hex(4)}"
 
+    def _may_judge(self) -> bool:
+        return not self._cut_off and monotonic() >= self._judges_from
+
     def _account_changed(self, account: str, generation: int) -> None:
         self._on_change(account, generation)
 
@@ -207,16 +219,20 @@ class PostgresStore(RowStore):
 
     async def _beat(self) -> None:
         began = monotonic()
-        await self._run(
-            "beat",
-            _BEAT,
-            {
-                "owner": self._owner,
-                "name": f"{socket.gethostname()} {os.getpid()}",
-                "version": __version__,
-                "beat": timedelta(seconds=self._settings.heartbeat),
-            },
-        )
+        values: dict[str, Value] = {
+            "owner": self._owner,
+            "name": f"{socket.gethostname()} {os.getpid()}",
+            "version": __version__,
+            "beat": timedelta(seconds=self._settings.heartbeat),
+        }
+        try:
+            await self._run("beat", _BEAT, values)
+        except StoreError:
+            self._cut_off = True
+            raise
+        if self._cut_off:
+            self._cut_off = False
+            self._judges_from = monotonic() + _MISSED * self._settings.heartbeat
         self._beaten_at = began
 
 

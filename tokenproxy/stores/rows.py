@@ -105,7 +105,12 @@ class RowStore:
         return [row["account"] for row in await self._run("in_doubt", self._sql.in_doubt)]
 
     async def abandoned(self, *, now: datetime, limit: int) -> Sequence[str]:
-        values: dict[str, Value] = {"now": now, "limit": limit, "owner": self._owner}
+        values: dict[str, Value] = {
+            "now": now,
+            "limit": limit,
+            "owner": self._owner,
+            "may_judge": self._may_judge(),
+        }
         rows = await self._run("in_doubt", self._sql.abandoned, values)
         return [row["account"] for row in rows]
 
@@ -117,6 +122,7 @@ class RowStore:
             "now": now,
             "lease": lease,
             "lease_until": now + lease,
+            "may_judge": self._may_judge(),
         }
         for row in await self._run("claim", self._sql.claim, values):
             return Claim(account, generation, row["fence"], instant(row["found_in_flight"]))
@@ -287,6 +293,10 @@ class RowStore:
     def _claimant(self) -> str:
         """Who holds the lease of a new claim."""
         return self._owner
+
+    def _may_judge(self) -> bool:
+        """Whether another process's lease may be taken for over, and the process for dead."""
+        return True
 
     async def _run(
         self, operation: str, sql: str, values: Mapping[str, Value] | None = None

@@ -40,6 +40,7 @@ _TYPES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("before", "after_at"), "timestamptz"),
     **dict.fromkeys(("lease", "beat"), "interval"),
     "keep_mark": "boolean",
+    "may_judge": "boolean",
     "fresh": "boolean",
     "fails": "integer",
 }
