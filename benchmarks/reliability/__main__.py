@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import report
-from benchmarks.reliability import faults, holders, kills, singly, stampede
+from benchmarks.reliability import faults, holders, kills, outages, singly, stampede
 from benchmarks.reliability.result import Result, table
 
 
@@ -38,6 +38,8 @@ class Size:
     """Processes, callers at each, expiries."""
     holders_each: int
     """Ends of a lease's holder at each point, by each signal."""
+    outages: int
+    """Of each kind."""
 
 
 WHOLE: Final = Size(
@@ -49,6 +51,7 @@ WHOLE: Final = Size(
     crowd_waits=0.15,
     replicas=((10, 100, 50), (25, 40, 30)),
     holders_each=200,
+    outages=30,
 )
 SMALL: Final = Size(
     random_kills=100,
@@ -59,6 +62,7 @@ SMALL: Final = Size(
     crowd_waits=5.0,
     replicas=((4, 100, 5),),
     holders_each=5,
+    outages=2,
 )
 
 
@@ -97,6 +101,10 @@ async def _r11(folder: Path, size: Size) -> list[Result]:
     return await holders.holders_end(folder, each=size.holders_each)
 
 
+async def _r12(folder: Path, size: Size) -> list[Result]:
+    return await outages.outages(folder, rounds=size.outages)
+
+
 TESTS: Final[dict[str, Callable[[Path, Size], Awaitable[list[Result]]]]] = {
     "R1": _r1,
     "R2": _r2,
@@ -104,6 +112,7 @@ TESTS: Final[dict[str, Callable[[Path, Size], Awaitable[list[Result]]]]] = {
     "R7": _r7,
     "R10": _r10,
     "R11": _r11,
+    "R12": _r12,
 }
 """In the order of the table; ``R7`` brings R8 with it."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds for anything that ought to happen soon, on a busy machine."""
 
 
