@@ -153,12 +153,31 @@ def losses(found: list[Result]) -> str:
     return f"{lost(results)}\n\nMeasured: {when}.\n"
 
 
+def waits() -> str:
+    """What ``renewal`` found."""
+    path = RESULTS / "renewal.json"
+    if not path.exists():
+        return ""
+    found = json.loads(path.read_text())
+    lines = [
+        "| processes | requests that wait | expiries | token calls | added wait p50, ms | p99 | max |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one['processes']} | {one['waiting']:,} | {one['expiries']} | {one['token_calls']} "
+        f"| {one['p50_ms']:.1f} | {one['p99_ms']:.1f} | {one['max_ms']:.1f} |"
+        for one in found["sizes"]
+    ]
+    return "\n".join(lines) + f"\n\nMeasured {found['date']}, on {found['machine']}.\n"
+
+
 def filled(readme: str) -> str:
     """The page with the tables of what is kept."""
     made = {
         "compare": lambda: page(kept(), table),
         "strain": lambda: page(borne(), promises),
         "reliability": lambda: losses(broken()),
+        "renewal": waits,
     }
     return BLOCK.sub(lambda found: f"{found[1]}\n{made[found[2]]()}\n{found[3]}", readme)
 

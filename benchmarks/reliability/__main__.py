@@ -62,7 +62,7 @@ SMALL: Final = Size(
     crowd_waits=5.0,
     replicas=((4, 100, 5),),
     holders_each=5,
-    outages=2,
+    outages=1,
 )
 
 
