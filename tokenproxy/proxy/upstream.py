@@ -308,7 +308,10 @@ class UpstreamSide(Side):
         elif len(self.queue) > QUEUE:
             self.fail(upstream_invalid("The upstream sends interim answers without end."))
         else:
-            self.head = self.head[self.head.rfind(BLANK_LINE) + len(BLANK_LINE) :] if self.head else b""
+            self.head = _behind(heads, len(messages))
+            if self.head[:1] and self.head[0] in BLANKS:
+                self.fail(upstream_invalid("The upstream's answer begins with an empty line."))
+                return
         self._wake()
 
     def _second_look(self) -> None:
@@ -322,7 +325,7 @@ class UpstreamSide(Side):
         data = self.head
         while self.payload is None:
             end = data.find(BLANK_LINE)
-            if end < 0:
+            if end < 0 or data[0] in BLANKS:
                 self.fail(upstream_invalid("The upstream's answer cannot be parsed as HTTP/1.1."))
                 return
             head, data = data[: end + len(BLANK_LINE)], data[end + len(BLANK_LINE) :]
@@ -333,7 +336,6 @@ class UpstreamSide(Side):
             if messages[-1][0].code == 101:
                 self._switched(messages, head, data)
                 return
-            self.head = data
             self._arrived(messages, head)
             if self.problem is not None:
                 return
