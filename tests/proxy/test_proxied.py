@@ -22,7 +22,7 @@ def routes(port: int) -> list[Route]:
     """One by a name, one by a star, and one without a host, which must not be had by asking for a host."""
     return [
         route_to(port, name="acme", prefix="/", host="api.example.com", account="acme"),
-        route_to(port, name="deep", prefix="/v2/", host="*.example.org", account="deep", path="/root"),
+        route_to(port, name="deep", prefix="/v2/", host="*.example.org", account="deep", path="/deep"),
         route_to(port, name="six", prefix="/", host="[2001:db8::1]", account="six"),
         route_to(port, name="books"),
     ]
@@ -46,7 +46,7 @@ def basic(key: str) -> bytes:
         (b"http://api.example.com:443/", b"/"),
         (b"http://API.Example.COM./x", b"/x"),
         (b"HTTPS://api.example.com/x", b"/x"),
-        (b"http://deep.er.example.org/v2/x", b"/root/x"),
+        (b"http://deep.er.example.org/v2/x", b"/deep/x"),
         (b"http://[2001:DB8:0::1]:80/x", b"/x"),
         (b"http://localhost/books/x", b"/x"),
         (b"http://127.0.0.1:8080/books/x", b"/x"),
