@@ -16,7 +16,7 @@ import pytest
 
 from tests.cli.conftest import Setup
 from tests.cli.program import command_line, environment, serving, terminal
-from tokenproxy import app, stores
+from tokenproxy import parts, stores
 from tokenproxy.cli.accounts import Found, advice, counts_table, status_table
 from tokenproxy.cli.present import Printer
 from tokenproxy.config import load as load_config
@@ -299,7 +299,7 @@ def test_the_first_import_says_that_a_key_was_made(tmp_path: Path) -> None:
 async def filled(config: Path, logins: int, *, refused: int) -> None:
     """So many logins of ``books`` in the store, of which the last few need a person."""
     loaded = load_config(config, {})
-    app.new_key_file(config.parent / "tokenproxy.key")
+    parts.new_key_file(config.parent / "tokenproxy.key")
     keys = read_keys(loaded.store, {})
     store = await stores.open_store(loaded.store.url, keys)
     bound, now = loaded.accounts["books"].bound_to, datetime.now(UTC)

@@ -15,7 +15,9 @@ import pytest
 
 from tests.config.reading import GOOD, read, with_route, with_top
 from tokenproxy.config import load, units
-from tokenproxy.config.models import DEPENDS, NAMED, REQUIRED, every_setting
+from tokenproxy.config.models import NAMED
+from tokenproxy.config.reference import every_setting
+from tokenproxy.config.table import DEPENDS, REQUIRED
 from tokenproxy.config.values import Config, LogSettings
 from tokenproxy.core.provider import Inject
 from tokenproxy.core.routes import Route, Upstream

@@ -17,8 +17,8 @@ from tokenproxy.cli.present import Printer, moment, table, until, when
 from tokenproxy.core.provider import LOGIN_GRANTS
 
 if TYPE_CHECKING:
-    from tokenproxy.app import OperatorFace
     from tokenproxy.config import Config
+    from tokenproxy.offline import OperatorFace
 
 Status = Mapping[str, Any]
 

@@ -33,8 +33,8 @@ from tokenproxy.errors import (
 )
 
 if TYPE_CHECKING:
-    from tokenproxy.app import OperatorFace
     from tokenproxy.config import Config
+    from tokenproxy.offline import OperatorFace
 
 _POLL: Final = 30.0
 """Seconds of one question whether something has changed."""

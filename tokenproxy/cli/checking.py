@@ -38,11 +38,11 @@ def check(call: Call) -> int:
 
 def _beyond_the_file(config: Config) -> list[Problem]:
     """What only shows when it is used: certificates, private keys, and the store's keys."""
-    from tokenproxy import app
     from tokenproxy import config as configs
+    from tokenproxy import parts
 
     problems = []
-    for check in (app.check_tls, app.check_keys):
+    for check in (parts.check_tls, parts.check_keys):
         try:
             check(config)
         except TokenproxyError as error:

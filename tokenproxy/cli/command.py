@@ -20,8 +20,8 @@ from tokenproxy.cli.present import Printer
 from tokenproxy.errors import TokenproxyError, UnknownAccountError
 
 if TYPE_CHECKING:
-    from tokenproxy.app import OperatorFace
     from tokenproxy.config import Config, StoreSettings
+    from tokenproxy.offline import OperatorFace
 
 CONFIG: Final = "config.toml"
 T = TypeVar("T")
@@ -175,10 +175,10 @@ def quiet_log(*, verbose: bool) -> None:
 
 
 def operate(call: Call, work: Callable[[Config, OperatorFace], Awaitable[T]], *, create: bool = True) -> T:
-    """Do ``work`` with the running ``serve``, or with the store where there is none; see ``app.operations``."""
+    """Do ``work`` with the running ``serve``, or with the store where there is none; see ``offline.operations``."""
     import asyncio
 
-    from tokenproxy import app
+    from tokenproxy import offline
 
     config = load(call)
     quiet_log(verbose=call.verbose)
@@ -187,7 +187,7 @@ def operate(call: Call, work: Callable[[Config, OperatorFace], Awaitable[T]], *,
 
     async def working() -> T:
         _end_gently_on_sigterm()
-        async with app.operations(config, environ=os.environ, create=create) as face:
+        async with offline.operations(config, environ=os.environ, create=create) as face:
             if key is not None and not had_key and key.exists():
                 call.out.note(f"wrote  {shown(key)}   {KEEP_A_COPY}")
             try:

@@ -333,12 +333,12 @@ def _write_all(call: Call, answers: Answers, *, force: bool) -> None:
 
 def _key(folder: Path) -> tuple[str, str] | None:
     """A key that is there stays; a store that is there would not open with a new one."""
-    from tokenproxy import app
+    from tokenproxy import parts
 
     path = folder / "tokenproxy.key"
     if path.exists() or (folder / "tokenproxy.db").exists():
         return None
-    app.new_key_file(path)
+    parts.new_key_file(path)
     return shown(path), KEEP_A_COPY
 
 

@@ -12,8 +12,8 @@ from tokenproxy.cli.present import counted
 from tokenproxy.errors import StoreError
 
 if TYPE_CHECKING:
-    from tokenproxy.app import OperatorFace
     from tokenproxy.config import Config
+    from tokenproxy.offline import OperatorFace
 
 
 @click.group("key", short_help="Make the store's key, or seal everything anew")
@@ -31,10 +31,10 @@ def new(call: Call, *, file: Path | None) -> None:
 
     A file that is there already is never changed; key rotate replaces a key.
     """
-    from tokenproxy import app
+    from tokenproxy import parts
 
     path = file if file is not None else _path_of(load(call))
-    key_id = app.new_key_file(path)
+    key_id = parts.new_key_file(path)
     if call.json:
         call.out.json({"path": str(path.absolute()), "key_id": key_id})
         return

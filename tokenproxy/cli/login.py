@@ -14,9 +14,9 @@ from tokenproxy.cli.command import Call, account_argument, command, operate, sho
 from tokenproxy.cli.present import moment, span, table, until
 
 if TYPE_CHECKING:
-    from tokenproxy.app import OperatorFace
     from tokenproxy.config import Config
     from tokenproxy.core.provider import Provider
+    from tokenproxy.offline import OperatorFace
 
 _ROTATION: Final[Mapping[str, str]] = {
     "always": ", rotating",
@@ -63,11 +63,11 @@ def login(call: Call, *, account: str, device: bool, no_browser: bool, replace: 
 
 async def _facts(config: Config, account: str, ended: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a person wants to know of a login, one line each."""
-    from tokenproxy import app
+    from tokenproxy import parts
 
     spec = config.accounts[account.partition("/")[0]]
     kept = shown_store(config.store)
-    key = await app.key_id(config, os.environ)
+    key = await parts.key_id(config, os.environ)
     where = ("stored in", f"{kept} (encrypted{f', key id {key}' if key else ''})")
     if spec.capture:
         return [("caught", f"for requests, which name it [user[{spec.capture}]]"), where]

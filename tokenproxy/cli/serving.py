@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     import asyncio
     import logging
 
-    from tokenproxy.app import App, OperatorFace
+    from tokenproxy.app import App
     from tokenproxy.config import Config
     from tokenproxy.core.routes import Route
+    from tokenproxy.offline import OperatorFace
 
 _TOLD_HERE: Final = frozenset({"started", "listening"})
 """Events that the start-up lines say in words."""

@@ -11,8 +11,8 @@ from tokenproxy.cli.command import Call, command, load, operate, quiet_log, show
 from tokenproxy.cli.present import counted
 
 if TYPE_CHECKING:
-    from tokenproxy.app import OperatorFace
     from tokenproxy.config import Config
+    from tokenproxy.offline import OperatorFace
 
 UNREADABLE = 5
 
@@ -88,11 +88,11 @@ def migrate(call: Call, *, to: str) -> None:
     import asyncio
     import os
 
-    from tokenproxy import app
+    from tokenproxy import offline
 
     config = load(call)
     quiet_log(verbose=call.verbose)
-    answer = asyncio.run(app.migrate(config, to, environ=os.environ))
+    answer = asyncio.run(offline.migrate(config, to, environ=os.environ))
     if call.json:
         call.out.json(answer)
         return

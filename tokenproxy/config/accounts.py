@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from tokenproxy.config import providers
 from tokenproxy.config.lines import Keys
-from tokenproxy.config.models import AccountTable, ProviderTable, read
+from tokenproxy.config.models import AccountTable, ProviderTable
 from tokenproxy.config.outgoing import outgoing_proxy
 from tokenproxy.config.reading import Reading, tls_files
 from tokenproxy.config.secrets import WORDS
+from tokenproxy.config.validation import read
 from tokenproxy.config.words import Report, did_you_mean, either, quoted, shown
 from tokenproxy.core.grants import TRAITS, Traits
 from tokenproxy.core.placeholders import LONGEST_VALUE, valid_path

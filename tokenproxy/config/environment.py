@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, get_args, get_origin
 
 from tokenproxy.config.lines import Keys
-from tokenproxy.config.models import NAMED, SECTIONS, Table, bare, children, table_in
+from tokenproxy.config.models import NAMED, SECTIONS
+from tokenproxy.config.table import Table, bare, children, table_in
 from tokenproxy.config.words import nearest
 from tokenproxy.errors import Problem
 

@@ -28,7 +28,6 @@ from tokenproxy.config.models import (
     SECTIONS,
     TLS,
     Admin,
-    AnyTable,
     DeadlineTable,
     LimitTable,
     ListenTable,
@@ -38,12 +37,12 @@ from tokenproxy.config.models import (
     ReplayTable,
     Server,
     Store,
-    children,
-    read,
 )
 from tokenproxy.config.reading import Reading
 from tokenproxy.config.routes import Around, read_routes
 from tokenproxy.config.secrets import WORDS, Secrets
+from tokenproxy.config.table import children
+from tokenproxy.config.validation import AnyTable, read
 from tokenproxy.config.words import Report, did_you_mean, either, in_order, nearest, shown
 from tokenproxy.core.database import place_of
 from tokenproxy.core.settings import (

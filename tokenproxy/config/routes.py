@@ -11,20 +11,13 @@ from typing import Any, Final, TypeVar
 from urllib.parse import SplitResult
 
 from tokenproxy.config import addresses
+from tokenproxy.config.kinds import FIELD_VALUE, HOST_HEADER, TOKEN
 from tokenproxy.config.lines import Keys
-from tokenproxy.config.models import (
-    FIELD_VALUE,
-    HOST_HEADER,
-    TOKEN,
-    HeaderTable,
-    RetryTable,
-    RouteTable,
-    TargetTable,
-    read,
-)
+from tokenproxy.config.models import HeaderTable, RetryTable, RouteTable, TargetTable
 from tokenproxy.config.outgoing import outgoing_proxy
 from tokenproxy.config.reading import Reading, tls_files
 from tokenproxy.config.secrets import WORDS
+from tokenproxy.config.validation import read
 from tokenproxy.config.words import did_you_mean, quoted, shown
 from tokenproxy.core import templates
 from tokenproxy.core.allow import Allow, Entry
