@@ -34,6 +34,8 @@ class Size:
     crowd_expiries: int
     crowd_waits: float
     """Seconds that callers may wait longer than the provider takes."""
+    replica_waits: float
+    """Over replicas: seconds that a renewal may add to what the same requests take with a live token."""
     replicas: Sequence[tuple[int, int, int]]
     """Processes, callers at each, expiries."""
     holders_each: int
@@ -49,6 +51,7 @@ WHOLE: Final = Size(
     crowd=1000,
     crowd_expiries=50,
     crowd_waits=0.15,
+    replica_waits=0.1,
     replicas=((10, 100, 50), (25, 40, 30)),
     holders_each=200,
     outages=30,
@@ -60,6 +63,7 @@ SMALL: Final = Size(
     crowd=1000,
     crowd_expiries=2,
     crowd_waits=5.0,
+    replica_waits=5.0,
     replicas=((4, 100, 5),),
     holders_each=5,
     outages=1,
@@ -91,7 +95,7 @@ async def _r10(folder: Path, size: Size) -> list[Result]:
             processes=processes,
             callers=callers,
             expiries=expiries,
-            most=size.crowd_waits * 3,  # as many processes as that have two cores
+            most=size.replica_waits,
         )
         for processes, callers, expiries in size.replicas
     ]

@@ -18,9 +18,10 @@ from tests.simulators import Api, AskaraProvider, TcpProxy, write_config
 from tests.stories.serving import Serve, calling, imported, serving
 from tokenproxy.stores import create_key_file
 
-LEASE: Final = 2.0
-HEARTBEAT: Final = 0.3
-LONG: Final = 3.0
+LEASE: Final = 4.0
+HEARTBEAT: Final = 1.0
+"""A holder that a busy machine keeps from its database for 2.5 of them is dead to the other replica, and its renewal done again."""
+LONG: Final = 5.0
 """Seconds without a database after which leases have run out and signs of life are old."""
 PATIENCE: Final = 30.0
 

@@ -153,11 +153,14 @@ class Tally:
     """Requests that got anything but 200."""
     waits: list[float] = field(default_factory=list)
     """Seconds from the provider's answer to the caller's."""
+    live: list[float] = field(default_factory=list)
+    """Seconds from asking to the answer, for the same crowd with a live token: what so many requests take anyway."""
     faults: list[str] = field(default_factory=list)
 
     @property
     def figures(self) -> dict[str, float | int]:
         p50, p99, most = percentiles(self.waits)
+        live = percentiles(self.live) if self.live else (0.0, 0.0, 0.0)
         return {
             "expiries": self.expiries,
             "token calls": self.token_calls,
@@ -166,7 +169,14 @@ class Tally:
             "added wait p50, ms": round(p50 * 1000, 1),
             "p99": round(p99 * 1000, 1),
             "max": round(most * 1000, 1),
+            "with a live token p50": round(live[0] * 1000, 1),
+            "its p99": round(live[1] * 1000, 1),
         }
+
+    @property
+    def added(self) -> float:
+        """Seconds by which the p99 lies above that of the same crowd with a live token."""
+        return percentiles(self.waits)[1] - percentiles(self.live)[1]
 
 
 def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -220,6 +230,13 @@ class Stampede:
                 f"expiry {tally.expiries}: {made} token calls, {reused} reuses, {bad} not answered"
             )
 
+    async def live(self) -> None:
+        """Everybody asks once more, and no renewal is needed."""
+        began = time.monotonic()
+        async with asyncio.timeout(PATIENCE):
+            answers = await asyncio.gather(*[caller.ask() for caller in self._callers])
+        self.tally.live += [at - began for _, at in answers]
+
 
 @asynccontextmanager
 async def stampede(folder: Path, *, processes: int, callers: int) -> AsyncIterator[Stampede]:
@@ -268,7 +285,10 @@ async def in_one_process(folder: Path, *, callers: int, expiries: int, most: flo
     async with stampede(folder, processes=1, callers=callers) as crowd:
         for _ in range(expiries):
             await crowd.expiry()
-        results.append(_judged("R7", f"{callers:,} requests with a dead token at once", crowd.tally, most))
+            await crowd.live()
+        tally = crowd.tally
+        _, wait, _ = percentiles(tally.waits)
+        results.append(_judged("R7", f"{callers:,} requests with a dead token at once", tally, wait, most))
         crowd.tally, crowd.api.refuse_within = Tally(), 2.0
         for _ in range(max(1, expiries // 5)):
             await crowd.expiry(crowded=False)
@@ -281,17 +301,24 @@ async def in_one_process(folder: Path, *, callers: int, expiries: int, most: flo
 
 
 async def over_replicas(folder: Path, *, processes: int, callers: int, expiries: int, most: float) -> Result:
-    """R10; ``most`` as above."""
+    """
+    R10. ``most``: seconds by which the p99 may lie above that of the same requests with a live token.
+
+    Not beyond the provider's own time, as in R7: so many processes share two cores with callers, API and database, and
+    what a thousand requests cost there is no part of how soon waiters are let go.
+    """
     async with stampede(folder, processes=processes, callers=callers) as crowd:
         for _ in range(expiries):
             await crowd.expiry()
+            await crowd.live()
         what = f"{processes} processes x {callers} requests with a dead token, one PostgreSQL"
-        return _judged("R10", what, crowd.tally, most)
+        return _judged("R10", what, crowd.tally, crowd.tally.added, most)
 
 
-def _judged(test: str, what: str, tally: Tally, most: float) -> Result:
+def _judged(test: str, what: str, tally: Tally, wait: float, most: float) -> Result:
     faults = list(tally.faults)
-    _, p99, _ = percentiles(tally.waits)
-    if p99 > most:
-        faults.append(f"p99 of what callers waited beyond the provider: {p99 * 1000:.0f} ms")
+    if wait > most:
+        faults.append(
+            f"p99 of what callers waited for the renewal: {wait * 1000:.0f} ms, more than {most * 1000:.0f}"
+        )
     return Result(test, what, tally.figures, faults)
