@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -67,6 +68,11 @@ _SLOW: Final = _Fault(
     "unreachable",
     f"the database {{place}} did not answer within {PATIENCE:.0f} s",
     "see that it runs, is not overloaded, and that nothing between drops the connection",
+)
+_CERTIFICATE: Final = _Fault(
+    "unreachable",
+    "the database {place} shows a certificate that is not trusted: {cause}",
+    "name the authority's certificate with sslrootcert=FILE in store.url, and the host as the certificate has it",
 )
 _OTHER: Final = _Fault("io", "the database {place} failed: {cause}", "look at the database server's log")
 _READONLY: Final = _Fault(
@@ -237,6 +243,8 @@ def explained(error: BaseException, *, place: str, operation: str, metrics: Stor
     """In a sentence, with the next step; without anything that PostgreSQL quotes of a row."""
     state = getattr(error, "sqlstate", None) or ""
     fault = _FAULTS.get(state)
+    if fault is None and isinstance(error, ssl.SSLCertVerificationError):
+        fault = _CERTIFICATE
     if fault is None and isinstance(error, TimeoutError):
         fault = _SLOW
     if fault is None:
@@ -246,6 +254,8 @@ def explained(error: BaseException, *, place: str, operation: str, metrics: Stor
 
 
 def _cause(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     first, *_ = str(error).splitlines() or [""]
