@@ -40,12 +40,14 @@ async def over_socket(path: Path, method: str, target: str, **more: Any) -> tupl
 
 
 async def over_tcp(
-    running: Running, target: str, *, method: str = "GET", **headers: str
+    running: Running, target: str, *, method: str = "GET", data: str = "", **headers: str
 ) -> tuple[int, Any, str]:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     async with (
         aiohttp.ClientSession() as session,
-        session.request(method, f"http://{running.address}{target}", headers=named) as answer,
+        session.request(
+            method, f"http://{running.address}{target}", headers=named, data=data or None
+        ) as answer,
     ):
         return answer.status, answer.headers, await answer.text()
 
@@ -77,13 +79,30 @@ async def test_an_operator_reads_and_changes_accounts(socket_path: Path, program
 
 
 async def test_a_sub_may_be_called_like_a_verb(socket_path: Path, program: Program) -> None:
-    """``books/refresh`` is a good name of a login; reading it must not be mistaken for the call."""
+    """``books/refresh`` is a good name of a login; written with ``%2F`` nothing takes it for the call, nor a call for it."""
     program.put("books/refresh", generation=7)
 
-    _, _, row = await over_socket(socket_path, "GET", "/api/accounts/books/refresh")
+    _, _, row = await over_socket(socket_path, "GET", "/api/accounts/books%2Frefresh")
     assert row["generation"] == 7
-    _, _, row = await over_socket(socket_path, "POST", "/api/accounts/books/refresh/refresh", headers=JSON)
-    assert row["generation"] == 8
+    for path in ("books%2Frefresh", "books/refresh"):
+        await over_socket(socket_path, "POST", f"/api/accounts/{path}/refresh", headers=JSON)
+    assert program.rows["books/refresh"]["generation"] == 9
+    for verb in ("refresh", "tokens", "rebind", "state"):
+        status, headers, _ = await over_socket(
+            socket_path, "DELETE", f"/api/accounts/books/{verb}", headers=JSON
+        )
+        assert (status, "DELETE" in headers["Allow"]) == (405, False)
+
+
+async def test_a_json_import_is_an_object(socket_path: Path, program: Program) -> None:
+    """``0`` and ``"text"`` are JSON, and would otherwise be stored as bare refresh tokens."""
+    for body in (b"0", b'"text"', b"[]", b"not JSON", b"[" * 5000, b""):
+        status, _, found = await over_socket(
+            socket_path, "POST", "/api/accounts/books/tokens", data=body, headers=JSON
+        )
+        assert (status, found["code"]) == (422, "bad_import")
+
+    assert program.imported == []
 
 
 async def test_an_import_is_taken_byte_for_byte(socket_path: Path, program: Program) -> None:
@@ -264,9 +283,8 @@ async def test_the_token_lets_a_program_change_what_commands_can(tcp: Running, p
     """The scheme's name has no case (RFC 9110 section 11.1)."""
     program.put("books/anna")
     for method, path in CHANGES:
-        status, _, text = await over_tcp(
-            tcp, path, method=method, Content_Type="application/json", Authorization=f"bearer  {TOKEN}"
-        )
+        named = {"Content_Type": "application/json", "Authorization": f"bearer  {TOKEN}"}
+        status, _, text = await over_tcp(tcp, path, method=method, data="{}", **named)
         assert status == 200, text
 
     assert program.rows["books"]["generation"] == 4
@@ -363,6 +381,7 @@ async def test_every_answer_is_hardened(tcp: Running) -> None:
         _, answered, _ = await over_tcp(tcp, path, **headers)
         assert answered["Cache-Control"] == "no-store"
         assert "frame-ancestors 'none'" in answered["Content-Security-Policy"]
+        assert answered["X-Frame-Options"] == "DENY"
         assert answered["X-Content-Type-Options"] == "nosniff"
         assert answered["Server"] == "tokenproxy"
 

@@ -97,10 +97,10 @@ async def test_a_poll_ends_with_its_wait(
     """60 s are the most, so that no proxy on the way cuts a poll off."""
     monkeypatch.setattr(calls, "LONGEST_WAIT", 0.05)
 
-    for wait in ("0.01", "999999"):
+    for wait in ("0.01", "999999", "1e9"):
         _, _, found = await over_socket(socket_path, "GET", f"/api/logins/l1?wait={wait}")
         assert found["state"] == "pending"
-    for wait in ("-1", "nan", "1e9", "", "x"):
+    for wait in ("-1", "nan", "inf", "", "x"):
         status, _, told = await over_socket(socket_path, "GET", f"/api/logins/l1?wait={wait}")
         assert (status, told["detail"]) == (400, "Wait must be a number of seconds.")
 

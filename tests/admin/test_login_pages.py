@@ -67,6 +67,15 @@ async def test_a_browser_begins_with_a_cookie_of_its_own(tcp: Running, logins: D
     assert re.fullmatch(r"[\w-]{43}", logins.opened[2])
 
 
+async def test_a_planted_cookie_binds_nothing(tcp: Running, logins: Desk) -> None:
+    """Session fixation: cookies have no ports, so that another program of this machine can set one that it knows."""
+    planted = "A" * 43
+    _, headers, _ = await ask(tcp, "/login/l1", headers={"Cookie": f"{COOKIE}={planted}"})
+
+    assert planted not in headers["Set-Cookie"]
+    assert logins.opened != [planted]
+
+
 async def test_a_login_that_is_over_says_so_on_a_page(tcp: Running, logins: Desk) -> None:
     status, headers, html = await ask(tcp, "/login/nobody")
     assert (status, headers.get("Location"), headers.get("Set-Cookie")) == (404, None, None)

@@ -56,9 +56,13 @@ ROWS: Final = 200
 
 PIECE: Final = 100
 """Accounts that are told at once: 5 ms of work."""
-_ACCOUNT: Final = r"/api/accounts/{account:[^/]+(?:/[^/]+)?}"
+_ACCOUNT: Final = r"/api/accounts/{account:[^/]+(?:/(?!(?:refresh|tokens|rebind|state)$)[^/]+)?}"
+"""What follows an account of the table is a call where it can be one; a login of that name is ``books%2Frefresh``."""
 _OPEN: Final = frozenset({"/healthz", "/readyz", "/startupz"})
 """Asked by kubelets under the pod's address, and no secret to anybody: no Host check."""
+
+_SOCKET: Final = web.AppKey("socket", bool)
+"""Whether this is what commands ask over the Unix socket."""
 
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -70,6 +74,7 @@ _HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Server": "tokenproxy",
     "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
 }
 
 _HTTP_ERRORS: Final = {
@@ -165,6 +170,10 @@ class Desk:
 
     async def import_answer(self, request: web.Request) -> web.Response:
         answer = await body_of(request, longest=LONGEST_BODY)
+        if request.content_type == JSON and not _is_object(answer):  # a number would be a good bare token
+            return refuse(
+                422, "bad_import", "The body is no JSON object; a bare refresh token is sent as text/plain."
+            )
         return json_answer(await self.accounts.import_answer(request.match_info["account"], answer))
 
     async def rebind(self, request: web.Request) -> web.Response:
@@ -188,6 +197,11 @@ class Desk:
     async def verify(self, _: web.Request) -> web.Response:
         return json_answer(await self.operations.verify())
 
+    async def described(self, request: web.Request) -> web.Response:
+        from tokenproxy.admin import openapi  # 100 kB that hardly any process needs
+
+        return json_answer(openapi.document(socket=request.app[_SOCKET]))
+
     # what there is
 
     def probes(self) -> list[web.RouteDef]:
@@ -201,6 +215,7 @@ class Desk:
     def readings(self) -> list[web.RouteDef]:
         return [
             web.get("/api/status", self.status),
+            web.get("/api/openapi.json", self.described),
             web.get("/api/accounts", self.list_accounts),
             web.get("/api/overview", self.overview),
             web.get(_ACCOUNT, self.account),
@@ -228,7 +243,7 @@ class Desk:
 
 def socket_app(desk: Desk) -> web.Application:
     """Every call, for commands that may open the Unix socket."""
-    return _app([*desk.probes(), *desk.changes(), *desk.copies(), *desk.readings()])
+    return _app([*desk.probes(), *desk.changes(), *desk.copies(), *desk.readings()], socket=True)
 
 
 def tcp_app(desk: Desk, guard: Guard, pages: LoginPages) -> web.Application:
@@ -260,9 +275,11 @@ def _app(
     *,
     guard: Guard | None = None,
     lets_in: Callable[[web.Request], bool] = _nobody,
+    socket: bool = False,
 ) -> web.Application:
     """``lets_in``: which requests may come from a page of another site."""
     app = web.Application(middlewares=[_one_by_one(), _errors(guard, lets_in)], client_max_size=LONGEST_BODY)
+    app[_SOCKET] = socket
     app.add_routes(routes)
     app.on_response_prepare.append(_harden)
     return app
@@ -373,9 +390,16 @@ def _with_token(handler: Handler, token: Callable[[], AdminToken]) -> Handler:
 
 def _count(request: web.Request, name: str, *, default: int, most: int) -> int:
     text = request.query.get(name, str(default))
-    if not re.fullmatch(r"[1-9]\d{0,5}", text, re.ASCII):
+    if not re.fullmatch(r"[1-9]\d*", text, re.ASCII):
         raise Unusable(f"{name} must be a number from 1 to {most}")
-    return min(int(text), most)
+    return most if len(text) > len(str(most)) else min(int(text), most)
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        return isinstance(json.loads(body), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _verdict(request: web.Request, reasons: dict[str, str]) -> web.Response:

@@ -39,6 +39,8 @@ _COOKIE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _COOKIE_SECONDS: Final = 3600
 _HELD: Final = 256
 """Posted answers between the post and the page; more push out the oldest."""
+_GIVEN: Final = 4096
+"""Cookies that are known as ours; more than there can be logins."""
 
 
 # -- for programs ------------------------------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ class LoginCalls:
 
 def _wait(request: web.Request) -> float:
     text = request.query.get("wait", "0")
-    if not re.fullmatch(r"\d{1,6}(?:\.\d{1,6})?", text, re.ASCII):
+    if not re.fullmatch(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", text, re.ASCII):
         raise Unusable("wait must be a number of seconds")
     return min(float(text), LONGEST_WAIT)
 
@@ -144,6 +146,8 @@ class LoginPages:
     """Whether the provider of the config's table of this name posts its answers ("": of any that shares ``/callback``)."""
     _held: OrderedDict[str, str] = field(default_factory=OrderedDict, repr=False)
     """Landing addresses that were posted, by the key of the page that will read them."""
+    _given: OrderedDict[str, None] = field(default_factory=OrderedDict, repr=False)
+    """Cookies that we gave; one that another program planted in the browser binds nothing (session fixation)."""
 
     def routes(self) -> list[web.RouteDef]:
         """No HEAD: whoever only looks at a link must not use up its code."""
@@ -171,13 +175,18 @@ class LoginPages:
         return request.method == "POST" and request.content_type == FORM and self.posts(account)
 
     async def open(self, request: web.Request) -> web.StreamResponse:
-        browser = self._browser(request) or secrets.token_urlsafe(32)
+        browser = self._browser(request)
+        if browser is None or browser not in self._given:
+            browser = secrets.token_urlsafe(32)
         try:
             address = await self.logins.open(request.match_info["login"], browser=browser)
         except TokenproxyError as error:
             detail = _sentence(error.message) + (f" Next: {error.next_step}" if error.next_step else "")
             sorry = Landing("failed", "This login cannot go on", detail, answer_to(error).status)
             return self._page(request, sorry)
+        self._given[browser] = None
+        if len(self._given) > _GIVEN:
+            self._given.popitem(last=False)
         answer = web.Response(status=303, headers={"Location": address})
         answer.set_cookie(
             self._cookie,
