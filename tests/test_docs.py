@@ -95,10 +95,49 @@ def test_the_configs_of_the_page_on_long_lived_traffic_are_configs(tmp_path: Pat
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]:
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_links_to_a_heading_lead_to_one() -> None:
+    """As GitHub names them: lower case, blanks as dashes, nothing but letters, digits and those."""
+
+    def anchors(page: Path) -> set[str]:
+        found = set()
+        for heading in re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE):
+            plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
+            found.add(re.sub(r"[^\w\- ]", "", plain).replace(" ", "-"))
+        return found
+
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+            assert anchor in anchors(page.parent / target if target else page), (
+                f"{page.name}: {target}#{anchor}"
+            )
+
+
+def test_every_page_is_in_the_list_of_pages() -> None:
+    """Nobody finds what is not listed."""
+    listed = re.findall(r"\]\(([^)#]+)", (ROOT / "docs/README.md").read_text())
+
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert str(page.relative_to(ROOT / "docs")) in {*listed, "README.md"}, page.name
+
+
+def test_exit_codes_of_the_readme_are_those_of_the_commands() -> None:
+    """The page of the commands is compared with the program."""
+    rows = re.findall(
+        r"^\| (\d+) \| ([^|]+)(?:\| \| (\d+) \| ([^|]+))?\|$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    readme = {int(code) for row in rows for code in (row[0], row[2]) if code}
+    page = {
+        int(code)
+        for code in re.findall(r"^\| (\d+) \|", (ROOT / "docs/commands.md").read_text(), re.MULTILINE)
+    }
+
+    assert readme == page
 
 
 def test_the_lock_fits_and_names_no_index() -> None:

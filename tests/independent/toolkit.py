@@ -3,7 +3,8 @@ Django OAuth Toolkit as a program: ``python toolkit.py``; prints one line of JSO
 
 An authorization server that nobody of ours wrote, so that a misreading of the standards which our client and our own
 simulators share does not stay unseen. It rotates refresh tokens, and a spent one that comes back ends the grant.
-Whoever opens its pages is logged in as ana and agrees at once.
+Whoever opens its pages is logged in as ana and agrees at once. ``TOOLKIT_PORT`` says where it listens, else any free port;
+``TOOLKIT_SECRET`` is the secret of its clients. The arguments are the redirect addresses that it knows.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ NAME = "toolkit"
 """Of this module to Django."""
 SCOPES = {"read": "Read", "write": "Write", "introspection": "Introspect", "openid": "OpenID Connect"}
 SECRET = os.environ.get("TOOLKIT_SECRET", "")
+PORT = int(os.environ.get("TOOLKIT_PORT", "0"))
 
 
 class Threading(ThreadingMixIn, WSGIServer):
@@ -135,6 +137,7 @@ def register() -> None:
     model = get_application_model()
     for client, grant, kind in (
         ("web client: 1", "authorization-code", "confidential"),
+        ("my-client", "authorization-code", "confidential"),
         ("public", "authorization-code", "public"),
         ("machine", "client-credentials", "confidential"),
         ("tv", "urn:ietf:params:oauth:grant-type:device_code", "public"),
@@ -161,7 +164,7 @@ def main() -> None:
         call_command("migrate", verbosity=0)
         register()
         application = get_wsgi_application()
-        server = make_server("127.0.0.1", 0, application, server_class=Threading, handler_class=Quiet)
+        server = make_server("127.0.0.1", PORT, application, server_class=Threading, handler_class=Quiet)
         print(json.dumps({"port": server.server_port}), flush=True)
         server.serve_forever()
 
