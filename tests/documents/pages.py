@@ -65,11 +65,11 @@ class Block:
             yield command, printed
 
 
-def name_of(page: Path) -> str:
-    return str(page.relative_to(ROOT))
+def name_of(page: Path, root: Path = ROOT) -> str:
+    return str(page.relative_to(root))
 
 
-def blocks(page: Path) -> list[Block]:
+def blocks(page: Path, root: Path = ROOT) -> list[Block]:
     """Every block of a page, with what the comments before it say."""
     text, found, scene, said = page.read_text(), [], "", dict[str, str]()
     for piece in _PIECE.finditer(text):
@@ -82,7 +82,7 @@ def blocks(page: Path) -> list[Block]:
         elif word is None:
             found.append(
                 Block(
-                    page=name_of(page),
+                    page=name_of(page, root),
                     line=line,
                     language=piece["language"],
                     text=dedent(piece["text"]),

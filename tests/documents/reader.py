@@ -55,7 +55,7 @@ for _ in range(200):
     time.sleep(0.05)
 sys.exit("serve is not ready: " + open("serve.log").read())
 """
-_BROWSER: Final = f"""#!{sys.executable}
+BROWSER: Final = f"""#!{sys.executable}
 # Opens an address with cookies and redirects; a landing's fragment is handed over as our page's script does.
 import json, sys, urllib.request
 from http.cookiejar import CookieJar
@@ -67,9 +67,10 @@ if "#" in landed:
     body = json.dumps({{"address": landed}}).encode()
     opener.open(urllib.request.Request(landed.partition("#")[0], body, {{"Content-Type": "application/json"}})).read()
 """
+"""For ``BROWSER``."""
 _PROGRAMS: Final = {
     "tokenproxy": _TOKENPROXY,
-    "browser": _BROWSER,
+    "browser": BROWSER,
     # An answer that is an error is a mistake of the page.
     "curl": f'#!/bin/sh\nexec {shutil.which("curl") or "curl"} -sS --fail-with-body "$@"\n',
     "python": f'#!/bin/sh\nexec {sys.executable} "$@"\n',
