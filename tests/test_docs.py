@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from tokenproxy import config
+from tokenproxy.core.passwords import PasswordHash
 from tokenproxy.core.problems import BODY_NOT_REPLAYABLE, PROBLEMS
 
 ROOT = Path(__file__).parent.parent
@@ -59,21 +60,30 @@ def test_the_configs_of_deskpro_s_page_are_configs(tmp_path: Path) -> None:
 
 def test_the_configs_of_the_page_about_ways_in_are_configs(tmp_path: Path) -> None:
     """The first, with its routes by host, and with each kind of listener."""
-    first, by_host, *listeners = re.findall(
+    first, by_host, *rest = re.findall(
         r"```toml\n(.*?)```", (ROOT / "docs/ways-in.md").read_text(), re.DOTALL
     )
+    listeners, callers = rest[:3], rest[3:]
     for name in ("fullchain.pem", "privkey.pem", "callers-ca.pem"):
         (tmp_path / name).touch(mode=0o600)
+    for name, text in (
+        ("billing-key", "a-key-of-good-length"),
+        ("reports-hash", str(PasswordHash.made("secret", salt=b"0123456789abcdef"))),
+    ):
+        (tmp_path / name).touch(mode=0o600)
+        (tmp_path / name).write_text(text)
 
     for text, routes, ways in (
         (f"{first}\n{by_host}", ["acme", "books", "tenants"], 1),
         *((f"{first}\n{listen}", ["acme"], ways) for listen, ways in zip(listeners, (3, 1, 1), strict=True)),
+        *((f"{first}\n{caller}", ["acme"], 1) for caller in callers),
     ):
         loaded = config.parse(
             text, source="docs/ways-in.md", base=tmp_path, environ={"ACME_SECRET": "s3cret-of-nobody"}
         )
         assert [route.name for route in loaded.routes] == routes
         assert len(loaded.server.listen) == ways
+        assert len(loaded.callers) == ("[callers." in text)
         assert loaded.warnings == ()
 
 

@@ -23,6 +23,8 @@ RESULTS: Final = (
     "overload",
 )
 """Of a request, in ``tokenproxy_requests_total``."""
+CALLER_RESULTS: Final = ("let_in", "not_allowed", "overloaded")
+"""Of a named caller's request, in ``tokenproxy_caller_requests_total``."""
 
 
 class Histogram:
@@ -146,11 +148,16 @@ class Metrics:
         self.last_reload_success: float | None = None
         self.log_events: dict[str, int] = {}
         self.callers_connected = 0
+        self.callers: dict[str, dict[str, int]] = {}
+        """Named caller -> ``let_in``, ``not_allowed``, ``overloaded`` -> requests."""
         self.refused: dict[str, int] = {}
         """Requests refused before a route was found, by error code; exported with route=""."""
 
     def route(self, name: str) -> RouteMetrics:
         return self.routes.setdefault(name, RouteMetrics(name))
+
+    def caller(self, name: str) -> dict[str, int]:
+        return self.callers.setdefault(name, dict.fromkeys(CALLER_RESULTS, 0))
 
     def account(self, name: str) -> AccountMetrics:
         return self.accounts.setdefault(name, AccountMetrics(name))

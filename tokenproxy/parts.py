@@ -193,6 +193,7 @@ def plane_settings(config: Config) -> PlaneSettings:
         routes=RouteTable.of(config.routes),
         hosts=config.server.hosts,
         caller_keys=config.server.caller_keys,
+        callers=config.callers,
         deadlines=config.deadlines,
         limits=config.limits,
         replay=config.replay,
@@ -210,7 +211,7 @@ def check_tls(config: Config) -> None:
         named.setdefault(account.provider.tls, f"providers.{account.provider.name}.tls")
     for number, listen in enumerate(config.server.listen):
         if listen.tls.cert_file:
-            server_context(listen.tls, where=f"server.listen[{number}]")
+            server_context(listen.tls, where=f"server.listen[{number}]", optional=listen.client_optional)
     for files, where in named.items():  # each once: the system's authorities alone take 25 ms
         tls_context(files, where=where)
 
@@ -268,6 +269,7 @@ def hide_secrets(config: Config) -> None:
         *(secret for account in config.accounts.values() for secret in account.secrets),
         *(secret for route in config.routes for secret in route.secrets),
         *config.server.caller_keys,
+        *(secret for caller in config.callers for secret in caller.secrets),
     )
     for secret in secrets:
         log.register_secret(secret, lasting=True)

@@ -42,6 +42,7 @@ def busy() -> Metrics:
     metrics.reloads["ok"] = 2
     metrics.last_reload_success = 1.6e9
     metrics.log_events["token_renewed"] = 4
+    metrics.caller("billing")["let_in"] = 5
     metrics.refused = {"no_route": 3, "host_refused": 2, "overloaded": 1}
     return metrics
 

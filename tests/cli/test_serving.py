@@ -11,6 +11,7 @@ import pytest
 from tests.cli.conftest import Setup
 from tests.cli.program import Ended, run, serving, terminal
 from tests.simulators import account_table, free_port
+from tokenproxy.core.passwords import PasswordHash
 
 
 async def test_on_a_terminal_serve_says_where_to_point_the_app(setup: Setup) -> None:
@@ -195,3 +196,16 @@ def test_healthcheck_of_a_port_that_nobody_can_know(tmp_path: Path) -> None:
 
     assert ended.code == 1
     assert "Next:  name a port" in ended.err
+
+
+async def test_a_password_s_hash_is_printed(setup: Setup) -> None:
+    """Another one each time, and never the password."""
+    first = await setup.run("key", "password", given="hunter2-of-a-caller\n")
+    again = await setup.run("key", "password", given="hunter2-of-a-caller\n")
+    none = await setup.run("key", "password", given="")
+
+    assert first.code == again.code == 0
+    assert first.out != again.out
+    assert PasswordHash.of(first.out.strip()).matches(b"hunter2-of-a-caller")
+    assert none.code == 1
+    assert "no password on standard input" in none.err

@@ -19,6 +19,7 @@ from tokenproxy.config.models import NAMED
 from tokenproxy.config.reference import every_setting
 from tokenproxy.config.table import DEPENDS, REQUIRED
 from tokenproxy.config.values import Config, LogSettings
+from tokenproxy.core.passwords import PasswordHash
 from tokenproxy.core.provider import Inject
 from tokenproxy.core.routes import Route, Upstream
 from tokenproxy.core.settings import Deadlines, Limits, Listen, RenewPolicy, Replay, ReplayBudget, TLSFiles
@@ -362,10 +363,19 @@ def example(tmp_path: Path, *, whole: bool) -> Config:
     text = (ROOT / "config.example.toml").read_text()
     if whole:
         text = re.sub(r"(?m)^#(?=[a-z\[])", "", text)
+        ways = '["unix:p.sock", { address = "127.0.0.1:8443", cert_file = "client.pem", client_ca_file = "corp-ca.pem" }]'
+        text = text.replace('listen = "127.0.0.1:8080"', f"listen = {ways}")  # for certificates and peers
     (tmp_path / "secrets").mkdir()
     for name in ("secrets/perscom", "secrets/callers", "corp-ca.pem", "client.pem", "client.key"):
         (tmp_path / name).write_text("a-secret-of-good-length\n")
         (tmp_path / name).chmod(0o600)
+    for name, content in (
+        ("billing-key", "another-of-good-length"),
+        ("billing", "secret"),
+        ("billing-hash", str(PasswordHash.made("secret", salt=b"0123456789abcdef"))),
+    ):
+        (tmp_path / "secrets" / name).write_text(content)
+        (tmp_path / "secrets" / name).chmod(0o600)
     path = tmp_path / "config.toml"
     path.write_text(text)
     return load(

@@ -142,7 +142,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def gate_lines() -> Lines:
-    return Gate(RouteTable.of([]), lanes={}, hosts=[], keys=[]).lines
+    return Gate(RouteTable.of([]), lanes={}, hosts=[]).lines
 
 
 def parsed(parser: Any, head: bytes) -> tuple[Any, Any]:
@@ -245,7 +245,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 def test_a_long_host_or_reason_is_not_remembered() -> None:
     """Under a name with a star, and in answers, their number is bounded and would be their peers' choice."""
-    gate = Gate(RouteTable.of([]), lanes={}, hosts=["*.internal"], keys=[])
+    gate = Gate(RouteTable.of([]), lanes={}, hosts=["*.internal"])
     tracemalloc.start()
     try:
         for number in range(100):

@@ -155,6 +155,16 @@ def _requests(metrics: Metrics) -> Iterator[Metric]:
         ("route", "result"),
         (((each.route, result), count) for each in routes for result, count in each.upstream_retries.items()),
     )
+    yield _counter(
+        "tokenproxy_caller_requests",
+        "Requests of callers that the config names, and whether they were let in.",
+        ("caller", "result"),
+        (
+            ((name, result), count)
+            for name, counts in metrics.callers.items()
+            for result, count in counts.items()
+        ),
+    )
     yield GaugeMetricFamily(
         "tokenproxy_callers_connected",
         "Connections of callers that are open.",

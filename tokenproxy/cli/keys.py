@@ -1,4 +1,4 @@
-"""``key new`` and ``key rotate``: the key that seals the store."""
+"""``key new`` and ``key rotate``: the key that seals the store; ``key password``: what a caller's password is kept as."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import click
 
 from tokenproxy.cli.command import KEEP_A_COPY, Call, command, load, operate, shown
 from tokenproxy.cli.present import counted
-from tokenproxy.errors import StoreError
+from tokenproxy.errors import StoreError, TokenproxyError
 
 if TYPE_CHECKING:
     from tokenproxy.config import Config
     from tokenproxy.offline import OperatorFace
 
 
-@click.group("key", short_help="Make the store's key, or seal everything anew")
+@click.group("key", short_help="Make the store's key, seal everything anew, hash a caller's password")
 def key() -> None:
-    """Make the store's key, or seal everything anew."""
+    """Make the store's key, seal everything anew, or hash a caller's password."""
 
 
 @command("new", json=True)
@@ -76,5 +76,26 @@ def rotate(call: Call) -> None:
     call.out.say("  Keep a copy of the new key; backups of the store from before today need the old one.")
 
 
+@command("password")
+def password(call: Call) -> None:
+    """
+    Print the hash of a caller's password, for password_hash under [callers.NAME].
+
+    Reads the password from standard input, its first line.
+    """
+    import secrets
+    import sys
+
+    from tokenproxy.core.passwords import PasswordHash
+
+    line = sys.stdin.readline(4096).rstrip("\r\n")
+    if not line:
+        raise TokenproxyError(
+            "there is no password on standard input", next_step="tokenproxy key password < FILE"
+        )
+    call.out.result(str(PasswordHash.made(line, salt=secrets.token_bytes(16))))
+
+
 key.add_command(new)
+key.add_command(password)
 key.add_command(rotate)

@@ -15,7 +15,9 @@ from tokenproxy.config.secrets import KEY_MUST_BEGIN, MUST_BEGIN, WORDS
 from tokenproxy.config.words import NOT_YET, did_you_mean, either, quoted, shown
 from tokenproxy.core import retries
 from tokenproxy.core.allow import Entry
+from tokenproxy.core.callers import WAYS
 from tokenproxy.core.forwarded import UNIX
+from tokenproxy.core.passwords import PasswordHash
 from tokenproxy.core.placeholders import SETTING_NAME
 
 TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -295,6 +297,36 @@ def setting_names(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _ways(value: Any) -> Any:
+    """``"none"`` is nobody need, one way in quotes is a list of one."""
+    return [] if value in ("none", ["none"]) else _as_list(value)
+
+
+def _ways_known(value: list[str]) -> list[str]:
+    for each in value:
+        if each not in WAYS:
+            raise ValueError(
+                f'{shown(each)} is no way to prove who one is; "none" or a list of {either(WAYS)} is'
+            )
+    return value
+
+
+def _member_ids(value: Any) -> Any:
+    """Names, and numbers as TOML has them or in quotes; one alone is a list of one."""
+    items = value if isinstance(value, list) else [value]
+    for each in items:
+        if isinstance(each, bool) or not isinstance(each, int | str) or (isinstance(each, int) and each < 0):
+            raise ValueError(f"must be names or numbers, got {shown(each)}")
+    return [str(each) for each in items]
+
+
+def _password_hash(value: str) -> str:
+    """Text as ``key password`` prints it, or a secret's word, which is opened later."""
+    if not value.startswith(WORDS):
+        PasswordHash.of(value)
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What the reference page calls a type."""
@@ -340,6 +372,11 @@ KeySources = Annotated[
 Protocols = Annotated[list[Annotated[str, AfterValidator(_protocol)]], Kind("list of text")]
 AllowList = Annotated[
     list[Annotated[str, AfterValidator(_allow_entry)]], Field(min_length=1), Kind("list of text")
+]
+WaysList = Annotated[list[str], BeforeValidator(_ways), AfterValidator(_ways_known), Kind("text or list")]
+MemberIds = Annotated[list[Text], BeforeValidator(_member_ids), Kind("text, number or list")]
+PasswordHashes = Annotated[
+    list[Annotated[str, AfterValidator(_password_hash)]], BeforeValidator(_as_list), Kind("text or list")
 ]
 Mode = Annotated[int, PlainValidator(_mode)]
 Later = Annotated[Any, PlainValidator(_later), Kind("later")]

@@ -32,10 +32,12 @@ from tokenproxy.config.kinds import (
     HostPatterns,
     KeySources,
     Kind,
+    MemberIds,
     Method,
     Mode,
     NamedPaths,
     NamedTexts,
+    PasswordHashes,
     Protocols,
     Rate,
     Scopes,
@@ -50,6 +52,7 @@ from tokenproxy.config.kinds import (
     TextOrEmpty,
     TextOrTexts,
     Texts,
+    WaysList,
     Words,
     as_proxy,
     fault,
@@ -129,6 +132,10 @@ class ListenTable(Table):
     cert_file: TextOrEmpty = ""
     key_file: TextOrEmpty = ""
     client_ca_file: TextOrEmpty = ""
+    client_certificate: Annotated[
+        str, AfterValidator(one_of("a choice", ("required", "optional"))), Kind("text")
+    ] = "required"
+    auth: WaysList | None = None
 
 
 Listens = Annotated[
@@ -270,6 +277,7 @@ class RouteTable(Table):
     upstream: TextOrEmpty = required()
     account: TextOrEmpty = required()
     trust_account_header: Flag = False
+    auth: WaysList | None = depends()
     pass_: HeaderNames = Field(default=[], alias="pass")
     origins: Texts = []
     replay: RouteReplay = RouteReplay()
@@ -289,6 +297,36 @@ class RouteTable(Table):
     placeholders: Flag = False
     targets: Annotated[list[TargetTable], Kind("list of tables")] = []
     proxy: Annotated[RouteProxyTable, BeforeValidator(as_proxy)] = RouteProxyTable()
+
+
+class BasicTable(Table):
+    username: TextOrEmpty = ""
+    password: Secrets = []
+    password_hash: PasswordHashes = []
+
+
+class CertificateTable(Table):
+    cn: TextOrTexts = []
+    dns: TextOrTexts = []
+    uri: TextOrTexts = []
+    email: TextOrTexts = []
+
+
+class PeerTable(Table):
+    users: MemberIds = []
+    groups: MemberIds = []
+
+
+class CallerTable(Table):
+    key: Secrets = []
+    basic: BasicTable = BasicTable()
+    certificate: CertificateTable = CertificateTable()
+    peer: PeerTable = PeerTable()
+    routes: Annotated[list[Text], Field(min_length=1), Kind("list of text")] | None = depends()
+    accounts: Annotated[list[Text], Field(min_length=1), Kind("list of text")] | None = depends()
+    per_second: Rate = 0.0
+    burst: Count = 0
+    in_flight: Count = 0
 
 
 class InjectTable(Table):
@@ -527,6 +565,7 @@ SECTIONS: Final[Mapping[str, type[Table]]] = {
 NAMED: Final[Mapping[str, type[Table]]] = {
     "accounts": AccountTable,
     "routes": RouteTable,
+    "callers": CallerTable,
     "providers": ProviderTable,
 }
 """Tables of tables with names of the operator's choice."""

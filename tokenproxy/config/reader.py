@@ -22,6 +22,7 @@ from typing import Any, Final, cast
 from tokenproxy.config import addresses, environment, providers, values
 from tokenproxy.config.accounts import Offers, read_accounts
 from tokenproxy.config.addresses import Listener
+from tokenproxy.config.callers import check_ways, read_callers, read_keys
 from tokenproxy.config.lines import Keys, Lines
 from tokenproxy.config.models import (
     NAMED,
@@ -44,7 +45,9 @@ from tokenproxy.config.secrets import WORDS, Secrets
 from tokenproxy.config.table import children
 from tokenproxy.config.validation import AnyTable, read
 from tokenproxy.config.words import Report, did_you_mean, either, in_order, nearest, shown
+from tokenproxy.core.callers import Caller
 from tokenproxy.core.database import place_of
+from tokenproxy.core.routes import Route
 from tokenproxy.core.settings import (
     Deadlines,
     Limits,
@@ -57,8 +60,6 @@ from tokenproxy.core.settings import (
 from tokenproxy.errors import ConfigError, Problem
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_CALLER_KEY: Final = re.compile(r"[!-~]+")
-_SHORTEST_GOOD_KEY: Final = 16
 _ADMIN_TOKEN: Final = re.compile(r"[!-~]{16,4096}")
 _DATABASES: Final = ("postgresql://", "postgres://")
 _PASSWORD: Final = re.compile(r"[^/?#]*//[^/?#@]*:[^/?#@]+@|.*[?&]password=")
@@ -139,6 +140,7 @@ def _config(raw: dict[str, Any], path: Path, reading: Reading) -> values.Config:
     replay = _section(ReplayTable, raw, "replay", reading)
     limits = Limits(**_section(LimitTable, raw, "limits", reading).model_dump())
     accounts = read_accounts(raw, Offers(raw, reading), reading)
+    callers = read_callers(raw, limits, reading)
     around = Around(
         accounts=accounts,
         account_names=frozenset(named) if isinstance(named := raw.get("accounts"), dict) else frozenset(),
@@ -146,6 +148,7 @@ def _config(raw: dict[str, Any], path: Path, reading: Reading) -> values.Config:
         limits=limits,
         forwarded=server_table.forwarded,
         trusted_proxies=tuple(server_table.trusted_proxies),
+        callers=callers,
     )
     listeners = _listeners(server_table, reading)
     listens = _listens(server_table, reading)
@@ -158,14 +161,18 @@ def _config(raw: dict[str, Any], path: Path, reading: Reading) -> values.Config:
             ("server", "reuse_port"),
             "needs a store that several processes may have open: store.url = postgresql://...",
         )
+    routes = read_routes(raw, around, reading)
+    server = _server(server_table, listens, callers, routes, reading)
+    check_ways(callers, server, routes, listens, reading)
     return values.Config(
         path=path,
-        server=_server(server_table, listens, reading),
+        server=server,
         admin=_admin(admin_table, admin_listener, reading),
         metrics=values.MetricsListener(listen=str(metrics_listener) if metrics_listener else None),
         store=store,
         accounts=accounts,
-        routes=read_routes(raw, around, reading),
+        routes=routes,
+        callers=callers,
         deadlines=Deadlines(**_section(DeadlineTable, raw, "deadlines", reading).model_dump()),
         limits=limits,
         replay=_budget(replay, reading),
@@ -279,6 +286,8 @@ def _listen(table: ListenTable, listener: Listener, keys: Keys, reading: Reading
             report.problem((*keys, name), "needs cert_file beside it")
     if table.cert_file and table.client_ca_file and not (reading.base / table.client_ca_file).is_file():
         report.problem((*keys, "client_ca_file"), f"no such file: {reading.base / table.client_ca_file}")
+    if "client_certificate" in table.model_fields_set and not table.client_ca_file:
+        report.problem((*keys, "client_certificate"), "needs client_ca_file beside it")
     files = TLS(cert_file=table.cert_file, key_file=table.key_file if table.cert_file else "")
     tls = reading.tls(files, keys)
     if table.client_ca_file:
@@ -288,6 +297,8 @@ def _listen(table: ListenTable, listener: Listener, keys: Keys, reading: Reading
         mode=0o600 if table.mode is None else table.mode,
         group=table.group,
         tls=tls,
+        client_optional=table.client_certificate == "optional",
+        auth=None if table.auth is None else frozenset(table.auth),
     )
 
 
@@ -298,27 +309,36 @@ def _has_group(name: str) -> bool:
         return False
 
 
-def _server(table: Server, listens: list[tuple[Listener, Listen]], reading: Reading) -> values.Server:
+def _server(
+    table: Server,
+    listens: list[tuple[Listener, Listen]],
+    callers: tuple[Caller, ...],
+    routes: tuple[Route, ...],
+    reading: Reading,
+) -> values.Server:
     report = reading.report
     keys = _caller_keys(table, reading)
-    exposed = [each for each, listen in listens if not each.loopback and not listen.tls.ca_file]
-    told = report.sound("server", "caller_auth") and report.sound("server", "allow_unauthenticated")
-    if exposed and told and not keys and not table.allow_unauthenticated:
+    known = bool(keys or callers)
+    exposed = [each for each, listen in listens if not each.loopback and not _guarded(listen, known=known)]
+    sections = (("server", "caller_auth"), ("server", "allow_unauthenticated"), ("callers",))
+    told = all(report.sound(*each) for each in sections)
+    if exposed and told and not table.allow_unauthenticated:
         report.problem(
             ("server", "listen"),
-            f"{exposed[0]} can be reached from other machines: set keys in [server.caller_auth], or say allow_unauthenticated = true",
+            f"{exposed[0]} can be reached from other machines: name callers in [callers.*], set keys in [server.caller_auth], or say allow_unauthenticated = true",
         )
-    if keys and table.allow_unauthenticated:
-        report.warning(
-            ("server", "allow_unauthenticated"), "has no effect: caller_auth.keys asks every caller for a key"
-        )
+    _check_open_routes(table, listens, routes, reading)
+    if known and table.allow_unauthenticated and not _somebody_need_not(listens, routes):
+        what = "caller_auth.keys" if keys else "[callers.*]"
+        word = "asks every caller for a key" if keys and not callers else "asks every caller who it is"
+        report.warning(("server", "allow_unauthenticated"), f"has no effect: {what} {word}")
     if table.loop == "uvloop" and find_spec("uvloop") is None:
         report.problem(("server", "loop"), "uvloop is not installed: pip install 'tokenproxy[fast]'")
     return values.Server(
         listen=tuple(
             replace(
                 listen,
-                local=not keys and not table.allow_unauthenticated and not listen.tls.ca_file,
+                local=not table.allow_unauthenticated and not _guarded(listen, known=known),
                 shared=table.reuse_port,
             )
             for _, listen in listens
@@ -328,6 +348,30 @@ def _server(table: Server, listens: list[tuple[Listener, Listen]], reading: Read
         allow_unauthenticated=table.allow_unauthenticated,
         caller_keys=keys,
     )
+
+
+def _guarded(listen: Listen, *, known: bool) -> bool:
+    """Whether who comes in here must show something; ``known``: callers have keys or names."""
+    certified = bool(listen.tls.ca_file) and not listen.client_optional
+    return certified or (known and listen.auth != frozenset())
+
+
+def _somebody_need_not(listens: list[tuple[Listener, Listen]], routes: tuple[Route, ...]) -> bool:
+    every = [listen.auth for _, listen in listens] + [route.auth for route in routes]
+    return frozenset() in every
+
+
+def _check_open_routes(
+    table: Server, listens: list[tuple[Listener, Listen]], routes: tuple[Route, ...], reading: Reading
+) -> None:
+    """A route that asks nobody who it is, where other machines get to it."""
+    reached = [each for each, listen in listens if not each.loopback and not _guarded(listen, known=False)]
+    for route in routes:
+        if route.auth == frozenset() and reached and not table.allow_unauthenticated:
+            reading.report.problem(
+                ("routes", route.name, "auth"),
+                f"lets in whoever reaches {reached[0]} from other machines; if you mean it, say server.allow_unauthenticated = true",
+            )
 
 
 def _hosts(table: Server, reading: Reading) -> list[str]:
@@ -341,21 +385,7 @@ def _hosts(table: Server, reading: Reading) -> list[str]:
 
 
 def _caller_keys(table: Server, reading: Reading) -> tuple[str, ...]:
-    """Each source may hold several keys, one a line."""
-    found = []
-    for item, source in enumerate(table.caller_auth.keys):
-        at = ("server", "caller_auth", "keys", item)
-        lines = [line.strip() for line in reading.secret(source, at).split("\n") if line.strip()]
-        if any(not _CALLER_KEY.fullmatch(line) for line in lines):
-            reading.report.problem(
-                at, "holds a key with characters that a header cannot carry; use printable ASCII"
-            )
-        if any(len(line) < _SHORTEST_GOOD_KEY for line in lines):
-            reading.report.warning(at, "holds a key shorter than 16 characters, which can be guessed")
-        if not lines and reading.report.sound(*at):
-            reading.report.problem(at, "is empty")
-        found += lines
-    return tuple(dict.fromkeys(found))
+    return read_keys(table.caller_auth.keys, ("server", "caller_auth", "keys"), reading)
 
 
 def _admin(table: Admin, listening: Listener | None, reading: Reading) -> values.Admin:

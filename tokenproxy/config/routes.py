@@ -21,6 +21,7 @@ from tokenproxy.config.validation import read
 from tokenproxy.config.words import did_you_mean, quoted, shown
 from tokenproxy.core import templates
 from tokenproxy.core.allow import Allow, Entry
+from tokenproxy.core.callers import Caller
 from tokenproxy.core.forwarded import UNIX, Forwarded
 from tokenproxy.core.grants import traits_of
 from tokenproxy.core.headers import HeaderChanges
@@ -85,6 +86,7 @@ class Around:
     forwarded: str = "off"
     """For routes that say nothing."""
     trusted_proxies: tuple[str, ...] = ()
+    callers: tuple[Caller, ...] = ()
 
 
 def read_routes(raw: Mapping[str, Any], around: Around, reading: Reading) -> tuple[Route, ...]:
@@ -129,6 +131,8 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
         host=host,
         upstream=upstream,
         account=table.account,
+        mapped=account_header(table.account) is not None and not table.trust_account_header,
+        auth=None if table.auth is None else frozenset(table.auth),
         inject=account.provider.inject,
         values=MappingProxyType({"client_id": account.registration.client_id}),
         dpop=account.provider.dpop,
@@ -466,7 +470,7 @@ def _account(table: RouteTable, keys: Keys, around: Around, reading: Reading) ->
     if name not in around.account_names:
         report.problem(at, f"no account {shown(name)}.{did_you_mean(name, around.account_names)}")
         return None
-    if slash and not _check_sub(table, sub, at, reading):
+    if slash and not _check_sub(table, sub, at, around, reading):
         return None
     account = around.accounts.get(name)
     if slash and account is not None and not traits_of(account).person:
@@ -478,7 +482,7 @@ def _account(table: RouteTable, keys: Keys, around: Around, reading: Reading) ->
     return account
 
 
-def _check_sub(table: RouteTable, sub: str, at: Keys, reading: Reading) -> bool:
+def _check_sub(table: RouteTable, sub: str, at: Keys, around: Around, reading: Reading) -> bool:
     header = account_header(table.account)
     if header is None and not valid_sub(sub):
         reading.report.problem(
@@ -490,13 +494,27 @@ def _check_sub(table: RouteTable, sub: str, at: Keys, reading: Reading) -> bool:
     if not TOKEN.fullmatch(header[1]) or header[1] in _NEVER_PASSED:
         reading.report.problem(at, f"{shown(header[1])} is not a header that can name an account")
         return False
-    if not table.trust_account_header and reading.report.sound(*at[:-1], "trust_account_header"):
-        reading.report.problem(
-            at,
-            f"lets whoever sends the header {quoted(header[1])} choose the account; if only callers you trust can reach this route, say trust_account_header = true",
+    return _check_mapped(table, header[1], at, around, reading)
+
+
+def _check_mapped(table: RouteTable, header: str, at: Keys, around: Around, reading: Reading) -> bool:
+    """A header may choose the account only where somebody says which accounts are whose."""
+    report = reading.report
+    if table.trust_account_header or not report.sound(*at[:-1], "trust_account_header"):
+        return True
+    if table.auth == []:
+        report.problem(
+            (*at[:-1], "auth"),
+            "lets everybody choose the account: leave it out, or say trust_account_header = true",
         )
         return False
-    return True
+    if any(caller.accounts is not None for caller in around.callers) or not report.sound("callers"):
+        return True
+    report.problem(
+        at,
+        f"lets whoever sends the header {quoted(header)} choose the account; name in accounts of [callers.*] which are whose or, if only callers you trust can reach this route, say trust_account_header = true",
+    )
+    return False
 
 
 def _check_passed(table: RouteTable, keys: Keys, account: Account | None, reading: Reading) -> None:

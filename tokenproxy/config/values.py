@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from tokenproxy.core.callers import Caller
 from tokenproxy.core.provider import Account, Provider
 from tokenproxy.core.routes import Route
 from tokenproxy.core.settings import (
@@ -35,7 +36,7 @@ class Server:
     loop: Literal["auto", "asyncio", "uvloop"] = "auto"
     allow_unauthenticated: bool = False
     caller_keys: tuple[str, ...] = field(default=(), repr=False)
-    """What callers may send as ``Tokenproxy-Key``; empty: nobody needs to."""
+    """What callers without a name may send as ``Tokenproxy-Key``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,8 @@ class Config:
     store: StoreSettings
     accounts: Mapping[str, Account]
     routes: tuple[Route, ...]
+    callers: tuple[Caller, ...]
+    """With these, or with ``server.caller_keys``, who calls must show who it is."""
     deadlines: Deadlines
     limits: Limits
     replay: ReplayBudget

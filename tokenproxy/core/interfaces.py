@@ -65,6 +65,36 @@ class Prover(Protocol):
         """
 
 
+class BadTokenError(ValueError):
+    """A caller's token that is not taken; its text is a phrase without anything of the token."""
+
+
+class NoKeysError(Exception):
+    """Nobody can say whether a caller's token is good, since its issuer's keys cannot be had; its text is a phrase."""
+
+    def __init__(self, phrase: str, *, retry_after: float) -> None:
+        super().__init__(phrase)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a caller's token says, which its issuer has signed."""
+
+    issuer: str
+    """The table ``[issuers.NAME]``."""
+    claims: Mapping[str, object] = field(repr=False)
+    seconds_left: float
+    """Until it ends."""
+
+
+class TokenReader(Protocol):
+    """Reads callers' tokens; ``oauth.issuers.Issuers`` is the one."""
+
+    async def read(self, token: bytes) -> Told:
+        """Check it in every respect (RFC 8725). Raises ``BadTokenError``, ``NoKeysError``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """What the store knows of one account, opened."""

@@ -21,7 +21,7 @@ PROBLEMS: Final[Mapping[str, ProblemKind]] = MappingProxyType(
     {
         "bad_request": ProblemKind(400, "The request is not proper HTTP"),
         "placeholder_unresolved": ProblemKind(400, "A placeholder of the request stands for nothing"),
-        "caller_unauthorized": ProblemKind(401, "The caller has no valid Tokenproxy-Key"),
+        "caller_unauthorized": ProblemKind(401, "The caller is not known here"),
         "host_refused": ProblemKind(403, "The Host of the request is not one of ours"),
         "origin_refused": ProblemKind(403, "A web page of another origin may not use this route"),
         "not_allowed": ProblemKind(403, "The route does not allow this request"),

@@ -93,6 +93,10 @@ class Route:
     """With ``targets``, the first one's."""
     account: str
     """An account's name, or ``NAME/{header:x-user}``."""
+    mapped: bool = False
+    """Which account a header may name is up to ``accounts`` of the caller (``core.callers``)."""
+    auth: frozenset[str] | None = None
+    """How callers may prove themselves here; None: as the listener says; empty: nobody need."""
     inject: Inject = field(default_factory=Inject)
     """From the account's provider."""
     values: Mapping[str, str] = field(default_factory=lambda: EMPTY)

@@ -116,7 +116,11 @@ class Listen:
     group: str = ""
     """Of a Unix socket's file, by name or number; empty: ours."""
     tls: TLSFiles = field(default_factory=TLSFiles)
-    """With a ``cert_file`` TLS is spoken; with a ``ca_file`` only to who has a certificate of that authority."""
+    """With a ``cert_file`` TLS is spoken; with a ``ca_file`` only to who has a certificate of that authority, or none."""
+    client_optional: bool = False
+    """Who shows no certificate is let in all the same, and proves itself in another way."""
+    auth: frozenset[str] | None = None
+    """How callers may prove themselves here (``core.callers.WAYS``); None: in any way; empty: nobody need."""
     shared: bool = False
     """Other processes may listen on the same TCP port (SO_REUSEPORT); the kernel spreads connections over them."""
     local: bool = False

@@ -22,6 +22,7 @@ from tokenproxy.proxy.side import Side
 if TYPE_CHECKING:
     from tokenproxy.proxy.doors import Door
     from tokenproxy.proxy.plane import Plane
+    from tokenproxy.proxy.register import Proof, Register
     from tokenproxy.proxy.tunnel import Tunnel
 
 LINGER_SECONDS: Final = 2.0
@@ -63,6 +64,7 @@ class CallerSide(Side):
         "parser",
         "payload",
         "plane",
+        "proofs",
         "task",
         "tunnel",
         "unsent",
@@ -93,6 +95,8 @@ class CallerSide(Side):
         """Bytes of the last answer that had not gone when we last looked."""
         self.tunnel: Tunnel | None = None
         """What the connection has become."""
+        self.proofs: tuple[Register, tuple[Proof, ...]] | None = None
+        """Whose connection it is, by whose register; looked at with the first request that asks."""
 
     # the transport's side
 

@@ -60,6 +60,8 @@ class Door:
         self.addresses = [_shown(each) for each in sockets]
         """As they are bound."""
         self.scheme = HTTP
+        self.auth = listen.auth
+        """How who comes in here may prove itself; None: in any way."""
         self.closed = False
         self._plane = plane
         self._sockets = sockets
@@ -70,8 +72,8 @@ class Door:
         """Connections that have still to show that they speak TLS."""
         self._path = _own_path(listen)
         self._identity = _identity(self._path) if self._path else None
-        self._told_until = 0.0
-        self._untold = 0
+        self._told: dict[str, tuple[float, int]] = {}
+        """Code -> until when it is not told again, and how often it happened since."""
 
     @classmethod
     def bound(
@@ -97,7 +99,7 @@ class Door:
         loop = asyncio.get_running_loop()
         if self._serving and (context is None) != (self._context is None):
             self._stop()
-        self.listen, self._context = listen, context
+        self.listen, self._context, self.auth = listen, context, listen.auth
         self.scheme = HTTP if context is None else HTTPS
         if self._serving:
             return
@@ -199,21 +201,22 @@ class Door:
             if not side.connected:
                 taken.close()
 
-    def tell(self, detail: str) -> None:
+    def tell(self, detail: str, *, code: str = "bad_request") -> None:
         """Log what kept a caller out, at most once in ``TELL_EVERY`` seconds: ports are scanned all the time."""
-        self._untold += 1
+        until, times = self._told.get(code, (0.0, 0))
         now = self._plane.monotonic()
-        if now < self._told_until:
+        if now < until:
+            self._told[code] = until, times + 1
             return
         log.event(
             _log,
             "caller_refused",
-            code="bad_request",
+            code=code,
             listener=", ".join(self.addresses),
             detail=detail,
-            times=self._untold,
+            times=times + 1,
         )
-        self._told_until, self._untold = now + TELL_EVERY, 0
+        self._told[code] = now + TELL_EVERY, 0
 
 
 @dataclass(slots=True)
@@ -269,8 +272,10 @@ class Change:
             door.close()
 
     def leave(self) -> None:
-        """From now on nobody comes in by what is gone."""
+        """From now on nobody comes in by what is gone, nor in a way that counts no more."""
         after = [door for door, _, _ in self.after]
+        for door, listen, _ in self.after:
+            door.auth = listen.auth
         for door in self.before:
             if door not in after:
                 door.close()
@@ -302,7 +307,9 @@ def _in_the_way(listen: Listen, left: Sequence[Door]) -> Door | None:
 
 
 def _context(listen: Listen, number: int) -> ssl.SSLContext | None:
-    return server_context(listen.tls, where=f"server.listen[{number}]") if listen.tls.cert_file else None
+    if not listen.tls.cert_file:
+        return None
+    return server_context(listen.tls, where=f"server.listen[{number}]", optional=listen.client_optional)
 
 
 def _plain_spoken() -> ProblemError:
@@ -441,7 +448,7 @@ def _inherited(listen: Listen, passed: Passed, named: Collection[str]) -> list[s
         if listen.local and each.family != socket.AF_UNIX and not is_loopback(each.getsockname()[0]):
             raise ListenError(
                 f"Cannot listen on {listen.address}: {_shown(each)} can be reached from other machines.",
-                next_step="Set keys in [server.caller_auth], or say allow_unauthenticated = true under [server].",
+                next_step="Name callers in [callers.*] or [server.caller_auth], or say allow_unauthenticated = true under [server].",
             )
     copies = [each.dup() for each in found]
     for each in copies:

@@ -41,12 +41,13 @@ from tokenproxy.proxy.draft import (
     replaced_body,
     unresolved_problem,
 )
-from tokenproxy.proxy.lane import NotAllowedError
+from tokenproxy.proxy.lane import LaneError
 from tokenproxy.proxy.plain import Answer, Message, Payload
 from tokenproxy.proxy.pool import Pool
 from tokenproxy.proxy.problem import LostError, ProblemError, render, upstream_invalid
 from tokenproxy.proxy.proof import nonce_of, wants_nonce
 from tokenproxy.proxy.record import RequestLog
+from tokenproxy.proxy.register import UnprovenError
 from tokenproxy.proxy.request import VIA, Request, SettledError
 from tokenproxy.proxy.side import Side
 from tokenproxy.proxy.told import forwarded_lines
@@ -125,18 +126,26 @@ class Exchange:
         self.code = ""
         self.result = "client_gone"
 
-    async def run(self) -> bool:  # noqa: C901 - the request's whole way, and each way that it may end
+    async def run(self) -> bool:  # noqa: C901, PLR0912 - the request's whole way, and each way that it may end
         """Answer the request; whether the caller's connection may take another."""
         plane = self.plane
         self.started = plane.monotonic()
         try:
-            request = self.request = plane.gate.admit(self.message, self.payload, self.caller.door.scheme)
+            try:
+                request = plane.gate.admit(self.message, self.payload, self.caller.door.scheme, self.caller)
+            except UnprovenError as unproven:
+                request = await self._proven(unproven)
         except (ProblemError, SettledError) as end:
             return self._ended_at_the_gate(end)
+        self.request = request
         lane = request.lane
         lane.metrics.in_flight += 1
+        member = None
         turns = 0
         try:
+            if request.caller is not None:
+                await request.caller.enter(self.started, plane.settings.limits.queue)
+                member = request.caller
             for gate in (lane.turns, plane.turns):
                 if not gate.enter():
                     await gate.wait(plane.settings.limits.queue)
@@ -159,7 +168,20 @@ class Exchange:
                 plane.turns.leave()
             if turns:
                 lane.turns.leave()
+            if member is not None:
+                member.leave()
             self._settle(request)
+
+    async def _proven(self, unproven: UnprovenError) -> Request:
+        """Find out who the caller is, where that takes time, and admit its request; once more after a reload."""
+        while True:
+            proof = await unproven.proven()
+            try:
+                return self.plane.gate.admit(
+                    self.message, self.payload, self.caller.door.scheme, self.caller, proof
+                )
+            except UnprovenError as anew:
+                unproven = anew
 
     async def _exchanged(self, request: Request) -> bool:
         source = self.plane.source
@@ -690,7 +712,7 @@ class Exchange:
         if isinstance(problem, SettledError):
             return self._settled(keep=problem.keep)
         route = ""
-        if isinstance(problem, NotAllowedError):
+        if isinstance(problem, LaneError):
             lane = problem.lane
             route = lane.route.name
             lane.metrics.count(problem.kind.status, problem.kind.result)
@@ -699,7 +721,7 @@ class Exchange:
             refused = self.plane.metrics.refused
             refused[problem.code] = refused.get(problem.code, 0) + 1
         self._refuse(problem)
-        self._record(route, "", self.message.method)
+        self._record(route, "", self.message.method, caller=problem.caller)
         return False
 
     def _refuse(self, problem: ProblemError) -> bool:
@@ -758,15 +780,17 @@ class Exchange:
             self.overhead = self.plane.monotonic() - self.started - self.upstream_seconds
         metrics.overhead.observe(self.overhead)
         if self.plane.on_request is not None:
-            self._record(request.lane.route.name, request.account, request.method)
+            caller = request.caller.name if request.caller is not None else ""
+            self._record(request.lane.route.name, request.account, request.method, caller=caller)
 
-    def _record(self, route: str, account: str, method: str) -> None:
+    def _record(self, route: str, account: str, method: str, *, caller: str = "") -> None:
         if self.plane.on_request is None:
             return
         self.plane.on_request(
             RequestLog(
                 route=route,
                 account=account,
+                caller=caller,
                 method=method,
                 path=path_of(self.message.path),
                 status=self.status,

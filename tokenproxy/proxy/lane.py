@@ -54,8 +54,8 @@ class Turns:
         self.taken += 1
         return True
 
-    async def wait(self, seconds: float) -> None:
-        """Take a turn within ``seconds``, first come first served; raises ``overloaded``."""
+    async def wait(self, seconds: float, of: str = "in_flight under [limits]") -> None:
+        """Take a turn within ``seconds``, first come first served; raises ``overloaded``, which says ``of`` what."""
         turn = asyncio.get_running_loop().create_future()
         self.waiting.append(turn)
         try:
@@ -67,7 +67,7 @@ class Turns:
             raise ProblemError(
                 "overloaded",
                 f"No turn became free within {seconds:g} s.",
-                next_step="Send the request again later, or raise in_flight under [limits].",
+                next_step=f"Send the request again later, or raise {of}.",
                 retry_after=1,
             ) from None
         except asyncio.CancelledError:
@@ -88,15 +88,23 @@ class Turns:
         self.taken -= 1
 
 
-class NotAllowedError(ProblemError):
-    """A route's list does not let a request through; nothing was done for it."""
+class LaneError(ProblemError):
+    """A request that a route does not let through; nothing was done for it."""
+
+    def __init__(self, code: str, detail: str, *, next_step: str, lane: Lane) -> None:
+        super().__init__(code, detail, next_step=next_step)
+        self.lane = lane
+
+
+class NotAllowedError(LaneError):
+    """A route's list does not name it."""
 
     def __init__(self, lane: Lane, refused: RefusedError) -> None:
         step = f"Add it to allow of [routes.{lane.route.name}] if it may be asked."
         if refused.malformed:
             step = "Correct the request; it would be refused again as it is."
-        super().__init__("bad_request" if refused.malformed else "not_allowed", str(refused), next_step=step)
-        self.lane = lane
+        code = "bad_request" if refused.malformed else "not_allowed"
+        super().__init__(code, str(refused), next_step=step, lane=lane)
 
 
 class Lane:

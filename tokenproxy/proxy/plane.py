@@ -15,7 +15,8 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from tokenproxy import log
-from tokenproxy.core.interfaces import Clock, Prover, TokenSource
+from tokenproxy.core.callers import Caller
+from tokenproxy.core.interfaces import Clock, Prover, TokenReader, TokenSource
 from tokenproxy.core.placeholders import ValueSource
 from tokenproxy.core.routes import Route, RouteTable, Target
 from tokenproxy.core.settings import Deadlines, Limits, Listen, ReplayBudget, TLSFiles
@@ -29,6 +30,7 @@ from tokenproxy.proxy.outgoing import Outgoing
 from tokenproxy.proxy.parsers import check_parsers
 from tokenproxy.proxy.pool import Pool, Resolve, Visits, resolved
 from tokenproxy.proxy.record import RequestLog
+from tokenproxy.proxy.register import Register
 from tokenproxy.proxy.request import Gate
 from tokenproxy.proxy.tls import Stamp, stamp, tls_context
 from tokenproxy.proxy.tunnel import Tunnel
@@ -51,7 +53,9 @@ class PlaneSettings:
     hosts: frozenset[str] = frozenset()
     """Names accepted in Host besides loopback's and the routes'."""
     caller_keys: tuple[str, ...] = field(default=(), repr=False)
-    """Where there is one, every request needs one."""
+    """Of callers without a name."""
+    callers: tuple[Caller, ...] = ()
+    """Where there is one, or a key, every request is somebody's."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     limits: Limits = field(default_factory=Limits)
     replay: ReplayBudget = field(default_factory=ReplayBudget)
@@ -77,10 +81,11 @@ class Plane:
         values: ValueSource | None = None,
         resolve: Resolve = resolved,
         passed: Passed = NONE_PASSED,
+        tokens: TokenReader | None = None,
     ) -> None:
         """
         ``values``: what placeholders stand for; routes that have none need it not. ``passed``: listening sockets that
-        ``systemd:`` in an address means.
+        ``systemd:`` in an address means. ``tokens`` reads those that callers prove themselves with.
         """
         check_parsers()
         self.source = source
@@ -107,6 +112,8 @@ class Plane:
         self._route_turns: dict[str, Turns] = {}
         self._doors: list[Door] = []
         self._passed = passed
+        self._tokens = tokens
+        self._register: Register | None = None
         self._sweeping: asyncio.TimerHandle | None = None
         self.swap(settings)
 
@@ -129,7 +136,8 @@ class Plane:
             turns = self._route_turns.get(route.name) or Turns(route.in_flight)
             route_turns[route.name] = turns
             lanes[route.name] = self._lane(route, turns, pools, contexts)
-        gate = Gate(settings.routes, lanes=lanes, hosts=settings.hosts, keys=settings.caller_keys)
+        register = self._registered(settings)
+        gate = Gate(settings.routes, lanes=lanes, hosts=settings.hosts, register=register)
         # Nothing above can be seen from outside yet, nothing below can fail.
         for key, pool in self._pools.items():
             if pools.get(key) is not pool:
@@ -141,6 +149,7 @@ class Plane:
         for lane in lanes.values():
             lane.turns.limit = lane.route.in_flight
         self.settings = settings
+        self._register = register
         self.gate = gate
         self.turns.limit = settings.limits.in_flight
         self.tunnel_turns.limit = settings.limits.tunnels
@@ -257,6 +266,18 @@ class Plane:
         while seconds > 0 and any(caller.transport.get_write_buffer_size() for caller in self.callers):
             await asyncio.sleep(FLUSH)
             seconds -= FLUSH
+
+    def _registered(self, settings: PlaneSettings) -> Register | None:
+        if not settings.callers and not settings.caller_keys:
+            return None
+        return Register(
+            settings.callers,
+            keys=settings.caller_keys,
+            tokens=self._tokens,
+            monotonic=self.monotonic,
+            counts=self.metrics.caller,
+            earlier=self._register,
+        )
 
     def _lane(
         self,

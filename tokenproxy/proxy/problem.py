@@ -5,16 +5,10 @@ from __future__ import annotations
 import json
 from http import HTTPStatus
 from math import ceil
-from typing import Final
 
 from tokenproxy.core.outgoing import OutgoingProxy
 from tokenproxy.core.problems import PROBLEMS, ProblemKind
 from tokenproxy.errors import AccountError
-
-CHALLENGES: Final = {  # RFC 9110 sections 11.6.1 and 11.7.1: each of these must have one
-    401: b"WWW-Authenticate: Tokenproxy-Key\r\n",
-    407: b'Proxy-Authenticate: Basic realm="tokenproxy"\r\n',
-}
 
 
 class ProblemError(Exception):
@@ -42,6 +36,10 @@ class ProblemError(Exception):
         """``connect`` or ``reset`` (``core.retries``) where the same request may go well the next time."""
         self.cors = b""
         """Lines that let the page that asked read the answer."""
+        self.caller = ""
+        """Who sent the request, where that is known."""
+        self.challenges = b""
+        """Lines that every 401 and 407 must have (RFC 9110 sections 11.6.1 and 11.7.1)."""
         self.proxied = False
         """The caller takes us for a forward proxy: what would be a 401 is a 407."""
 
@@ -152,7 +150,7 @@ def render(
             b"HTTP/1.1 %d %s\r\n" % (status, HTTPStatus(status).phrase.encode()),
             b"Content-Type: application/problem+json\r\nContent-Length: %d\r\n" % len(body),
             b"Cache-Control: no-store\r\nTokenproxy-Error: %s\r\n" % problem.code.encode(),
-            CHALLENGES.get(status, b""),
+            problem.challenges,
             wait,
             cors,
             date,

@@ -10,6 +10,8 @@ class RequestLog:
     route: str
     """Empty where the request was refused before a route was found."""
     account: str
+    caller: str
+    """Of ``[callers.*]``; empty where nobody asks who it is, or it showed a key without a name."""
     method: str
     path: str
     """As the caller sent it, without the query, which may carry secrets; empty for a target that is no path."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import HttpVersion10, HttpVersion11
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from tokenproxy.core.allow import OVERRIDES
+from tokenproxy.core.callers import BASIC, JWT
 from tokenproxy.core.routes import DOT_SEGMENT, Route, RouteTable, host_key, place_of, valid_sub, within
 from tokenproxy.proxy import plain
 from tokenproxy.proxy.address import HOST_FIELD, HTTP, LOOPBACK, host_refused, no_such_host, split_absolute
@@ -18,12 +17,15 @@ from tokenproxy.proxy.card import canonical
 from tokenproxy.proxy.chunks import announcement, wants_trailers
 from tokenproxy.proxy.draft import Draft, Preflight, cors, form
 from tokenproxy.proxy.draft import plain as plain_draft
-from tokenproxy.proxy.keys import proxy_passwords, unauthorized
-from tokenproxy.proxy.lane import Lane
+from tokenproxy.proxy.lane import Lane, LaneError
 from tokenproxy.proxy.parsers import CHUNKED
 from tokenproxy.proxy.plain import KNOWN, LONGEST, LONGEST_LENGTH, Field, Lines, Message, PlainRequest
 from tokenproxy.proxy.problem import ProblemError, bad_request
+from tokenproxy.proxy.register import Member, Proof, Register, Shown, proxy_credentials
 from tokenproxy.proxy.tunnel import WEBSOCKET, Connect, Handshake, offered
+
+if TYPE_CHECKING:
+    from tokenproxy.proxy.caller import CallerSide
 
 (
     PLAIN,
@@ -41,7 +43,8 @@ from tokenproxy.proxy.tunnel import WEBSOCKET, Connect, Handshake, offered
     TRAILER,
     FORWARDS,
     PASSED,
-) = range(15)
+    CREDENTIAL,
+) = range(16)
 
 KINDS: Final[Mapping[bytes, int]] = {
     b"host": HOST,
@@ -67,6 +70,7 @@ PLAIN_BITS: Final = {
     ORIGIN: 0,
     SITE: 0,
     KEY: 0,
+    CREDENTIAL: 0,
     HOST: plain.HOST,
     CONNECTION: plain.CONNECTION,
     LENGTH: plain.LENGTH,
@@ -91,6 +95,8 @@ FOREIGN_METHODS: Final = frozenset(
     )
 )
 """The parser lets these in only under another protocol's name, which it does not tell."""
+SPENT: Final = frozenset({BASIC, JWT})
+"""Ways whose proof is the request's ``Authorization``, which then goes no further whatever ``pass`` says."""
 VIA: Final = b"Via: 1.1 tokenproxy\r\n"
 MOST_ROUNDS: Final = 5
 """How often a request may have been here, or at others of our kind, before it goes round in a circle."""
@@ -108,6 +114,7 @@ class Request:
     __slots__ = (
         "account",
         "announces",
+        "caller",
         "chunked",
         "cors",
         "draft",
@@ -130,6 +137,8 @@ class Request:
         self.method = method
         self.head = head
         """For the upstream, without the token's line and the blank line."""
+        self.caller: Member | None = None
+        """Whose request it is; None where nobody asks, or where the caller has a key without a name."""
         self.idempotent = method in IDEMPOTENT
         self.chunked = False
         """The caller sends the body in chunks; what the upstream gets may be another."""
@@ -165,16 +174,22 @@ class SettledError(Exception):
 class Gate:
     """The rules of one configuration: whose requests are let in, and which lane they take."""
 
-    __slots__ = ("_hosts", "_keys", "_lanes", "_named", "_ours", "_places", "_routed", "_table", "lines")
+    __slots__ = ("_hosts", "_lanes", "_named", "_ours", "_places", "_register", "_routed", "_table", "lines")
 
     def __init__(
-        self, table: RouteTable, *, lanes: Mapping[str, Lane], hosts: Iterable[str], keys: Iterable[str]
+        self,
+        table: RouteTable,
+        *,
+        lanes: Mapping[str, Lane],
+        hosts: Iterable[str],
+        register: Register | None = None,
     ) -> None:
+        """``register``: who may come in; None: whoever can connect."""
         self._table = table
         self._lanes = lanes
         self._ours = frozenset(host.lower() for host in hosts)
         self._named = frozenset(host for host in table.by_host if host)
-        self._keys = tuple(sha256(key.encode()).digest() for key in keys)
+        self._register = register
         self._routed = frozenset(name for lane in lanes.values() for name in lane.dropped)
         if any(lane.allow is not None for lane in lanes.values()):
             self._routed |= OVERRIDES
@@ -186,12 +201,19 @@ class Gate:
         self._hosts: dict[bytes, str] = {}
         """Raw Host values that were let in -> lower case without the port."""
 
-    def admit(self, message: Message, payload: Any, scheme: bytes = HTTP) -> Request:  # noqa: C901, PLR0912, PLR0915 - one pass over the fields, once per request
+    def admit(  # noqa: C901, PLR0912, PLR0915 - one pass over the fields, once per request
+        self,
+        message: Message,
+        payload: Any,
+        scheme: bytes = HTTP,
+        side: CallerSide | None = None,
+        proof: Proof | None = None,
+    ) -> Request:
         """
         Check a parsed head and build the one for the upstream, before any token is touched.
 
-        ``scheme`` is how the caller came in. Raises ``ProblemError``, and ``SettledError`` for OPTIONS that asks no one
-        but us.
+        ``scheme`` is how the caller came in, ``side`` its connection, ``proof`` what was found out about it since
+        ``UnprovenError``. Raises ``ProblemError``, and ``SettledError`` for OPTIONS that asks no one but us.
         """
         version = message.version
         if version != HttpVersion11 and version != HttpVersion10:  # noqa: PLR1714 - cheaper than building a tuple
@@ -201,6 +223,7 @@ class Gate:
         origin: bytes | None = None
         sites: tuple[bytes, ...] = ()
         keys: tuple[bytes, ...] = ()
+        credentials: tuple[bytes, ...] = ()
         nominated: frozenset[bytes] = frozenset()
         encodings: tuple[bytes, ...] = ()
         length: int | None = None
@@ -242,6 +265,10 @@ class Gate:
                 fields.append(field)
             elif kind == KEY:
                 keys += (value,)
+            elif kind == CREDENTIAL:
+                credentials += (value,)
+                routed = True
+                fields.append(field)
             elif kind == EXPECT:
                 if expect is not None or value.lower() != b"100-continue":
                     raise bad_request("The request expects something that only 100-continue may be.")
@@ -269,7 +296,8 @@ class Gate:
         if method == "CONNECT" or method == "TRACE":  # noqa: PLR1714 - cheaper than building a set
             if method == "TRACE":  # its answer would show the token (RFC 9110 section 9.3.8)
                 raise bad_request("TRACE is not for this proxy.")
-            return self._connect(message, host, keys, bodied=bool(encodings or length))
+            bodied = bool(encodings or length)
+            return self._connect(message, host, keys, side, proof, bodied=bodied)
         if method in FOREIGN_METHODS:
             raise bad_request("The method belongs to RTSP or ICE.")
         target = message.path
@@ -287,10 +315,6 @@ class Gate:
         if host is None:
             raise bad_request("The request has no Host.")
         own = self._hosts.get(host) or self._check_host(host, proxied=proxied)
-        # A browser shows no key when it asks whether a page may send one.
-        asks = method == "OPTIONS" and origin is not None
-        if self._keys and not asks:
-            self._check_key(keys, message if proxied else None)
         path = target.partition("?")[0]
         if "#" in target:
             raise bad_request("The target of the request has a fragment.")
@@ -299,12 +323,17 @@ class Gate:
         route = self._table.match(own, path)
         if proxied and route is not None and not route.host and not self._is_ours(own):
             route = None  # the caller means that host, and no route without a name leads there
-        if asks and origin is not None:
-            lane = self._lanes[route.name] if route is not None else None
-            if lane is not None and _may_ask(lane, origin, message):
+        if method == "OPTIONS" and origin is not None and route is not None:
+            lane = self._lanes[route.name]
+            if _may_ask(lane, origin, message):  # a browser shows no credential when it asks whether it may
                 return _preflight(lane, origin, message)
-            if self._keys:
-                self._check_key(keys, message if proxied else None)
+        member: Member | None = None
+        if self._register is not None:
+            shown = Shown(keys, proxy_credentials(message) if proxied else credentials, proxied=proxied)
+            proof = self._who(self._register, route, side, shown, proof)
+            member = proof.member if proof is not None else None
+            if proof is not None and proof.way in SPENT and not proxied:
+                fields = [field for field in fields if field[0] != CREDENTIAL]
         if star and (route is None or not _is_whole_server(route)) and (not proxied or self._is_ours(own)):
             raise SettledError(keep=_may_stay(message))  # it asks about the server as a whole
         if route is None:
@@ -320,7 +349,9 @@ class Gate:
             raise SettledError(keep=_may_stay(message))
         if rounds >= MOST_ROUNDS:
             raise _loop(lane)
-        account = lane.account if lane.by_header is None else _account_of(lane, message)
+        account = lane.account if lane.by_header is None else _account_of(lane, message, member)
+        if member is not None:
+            member.check(lane, "" if lane.route.tokenless else account)
         rest = target[lane.prefix_length - 1 :]
         rest = "*" if star else rest if rest[:1] == "/" else "/" + rest
         chunked = bool(encodings)
@@ -356,6 +387,7 @@ class Gate:
         request.modern = version == HttpVersion11
         request.chunked = chunked
         request.announces, request.withheld, request.takes = announces, withheld, takes
+        request.caller = member
         request.length = length
         request.expects = expects
         request.keep = _may_stay(message)
@@ -366,7 +398,14 @@ class Gate:
         return request
 
     def _connect(
-        self, message: Message, host: bytes | None, keys: tuple[bytes, ...], *, bodied: bool
+        self,
+        message: Message,
+        host: bytes | None,
+        keys: tuple[bytes, ...],
+        side: CallerSide | None,
+        proof: Proof | None,
+        *,
+        bodied: bool,
     ) -> Request:
         """A tunnel to the place that the target names (RFC 9110 section 9.3.6); no token goes through one."""
         if bodied:
@@ -379,9 +418,11 @@ class Gate:
         place = place_of(message.path)
         if place is None:
             raise bad_request("The target of a CONNECT request is not HOST:PORT.")
-        if self._keys:
-            self._check_key(keys, message)
         lane = self._places.get((host_key(place[0]), place[1]))
+        if self._register is not None:
+            shown = Shown(keys, proxy_credentials(message), proxied=True)
+            route = lane.route if lane is not None else None
+            proof = self._who(self._register, route, side, shown, proof)
         if lane is None:
             raise ProblemError(
                 "not_allowed",
@@ -391,6 +432,9 @@ class Gate:
             )
         request = Request(lane, "", "CONNECT", b"")
         request.draft = Connect()
+        if proof is not None and proof.member is not None:
+            request.caller = proof.member
+            proof.member.check(lane, "")
         return request
 
     def _fields(self, message: Message) -> list[Field]:
@@ -404,6 +448,8 @@ class Gate:
         kind = KINDS.get(name.lower())
         if kind is not None:
             return kind
+        if self._register is not None and name.lower() == b"authorization":
+            return CREDENTIAL
         one = canonical(name)
         if one in KINDS or one.startswith(b"proxy-"):
             return HOP  # ``Content_Length``: nobody needs it, and some upstream may believe it
@@ -427,16 +473,21 @@ class Gate:
         """Whether a host means this proxy, and not what a route leads to."""
         return name in self._ours or within(name, self._ours) or LOOPBACK.fullmatch(name) is not None
 
-    def _check_key(self, given: tuple[bytes, ...], proxied: Message | None) -> None:
-        """``proxied``: the message of a caller that takes us for a forward proxy and may show its key as one does."""
-        if proxied is not None and not given:
-            given = proxy_passwords(proxied)
-        digest = sha256(given[0] if len(given) == 1 else b"").digest()
-        known = False
-        for key in self._keys:  # all of them, so that the time tells nothing
-            known |= hmac.compare_digest(key, digest)
-        if not known:
-            raise unauthorized(proxied=proxied is not None)
+    def _who(
+        self,
+        register: Register,
+        route: Route | None,
+        side: CallerSide | None,
+        shown: Shown,
+        proof: Proof | None,
+    ) -> Proof | None:
+        """Who the caller is; None where nobody need say. The route's word on it wins over the listener's."""
+        ways = route.auth if route is not None and route.auth is not None else None
+        if ways is None and side is not None:
+            ways = side.door.auth
+        if ways is not None and not ways:
+            return None
+        return register.who(side, ways, shown, proof)
 
 
 def _drafted(  # noqa: PLR0917 - what the gate has found out so far
@@ -547,11 +598,20 @@ def _check_origin(lane: Lane, own: bytes, origin: bytes | None, sites: tuple[byt
         )
 
 
-def _account_of(lane: Lane, message: Message) -> str:
-    """The account that a header names (``crm/{header:x-user}``)."""
+def _account_of(lane: Lane, message: Message, member: Member | None) -> str:
+    """The account that a header names (``crm/{header:x-user}``), or the one that is the caller's there."""
     table, header = lane.by_header or ("", "")
     wanted = header.encode()
     given = [value for name, value in message.raw_headers if name.lower() == wanted]
+    if lane.route.mapped and (member is None or member.caller.accounts is None):
+        raise LaneError(
+            "not_allowed",
+            "Nobody says which accounts of this route are the caller's.",
+            next_step=f"Set accounts on the caller's [callers.NAME], or trust_account_header on [routes.{lane.route.name}].",
+            lane=lane,
+        )
+    if not given and member is not None and (only := member.caller.only_login(table)):
+        return only
     sub = given[0].decode("latin-1") if len(given) == 1 else ""
     if not valid_sub(sub):
         raise ProblemError(

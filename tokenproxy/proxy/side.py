@@ -126,7 +126,8 @@ class Side(asyncio.Protocol):
 
     def abort(self) -> None:
         """Drop the connection at once."""
-        self.transport.abort()
+        with contextlib.suppress(AttributeError):  # Python 3.11's TLS transport, once it was closed twice
+            self.transport.abort()
 
     def reset(self) -> None:
         """Drop the connection so that the peer sees a reset: where a close would be the proper end of a body."""

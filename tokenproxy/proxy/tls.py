@@ -50,11 +50,11 @@ def tls_context(files: TLSFiles, *, where: str = "tls") -> ssl.SSLContext:
     return context
 
 
-def server_context(files: TLSFiles, *, where: str) -> ssl.SSLContext:
+def server_context(files: TLSFiles, *, where: str, optional: bool = False) -> ssl.SSLContext:
     """
     A context that shows callers our certificate; with a ``ca_file`` it lets in who has one of that authority, only.
 
-    ``where`` names the config table in errors. Raises ``TLSFileError`` with one sentence.
+    ``optional``: or who has none at all. ``where`` names the config table in errors. Raises ``TLSFileError`` with one sentence.
     """
     for key, path in (
         ("cert_file", files.cert_file),
@@ -82,7 +82,7 @@ def server_context(files: TLSFiles, *, where: str) -> ssl.SSLContext:
                 f"{where}.client_ca_file: {files.ca_file} holds no certificates in PEM form.",
                 next_step="Give a PEM file of the authorities that callers' certificates come from.",
             ) from error
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
     return context
 
 
