@@ -9,12 +9,14 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
+
+from aiohttp.web import Application
 
 from tokenproxy import __version__, log, parts, stores
 from tokenproxy import config as configs
@@ -23,7 +25,7 @@ from tokenproxy.admin.exposition import Exposition
 from tokenproxy.admin.health import Health
 from tokenproxy.admin.server import Running, serve_tcp, serve_unix
 from tokenproxy.admin.token import AdminToken
-from tokenproxy.config import Config
+from tokenproxy.config import Admin, Config, MetricsListener
 from tokenproxy.core.interfaces import Accounts, Logins, Spool, Store
 from tokenproxy.errors import StoreError, TokenproxyError
 from tokenproxy.metrics import Metrics
@@ -78,6 +80,8 @@ class App:
         self._stack = stack
         self._tasks = Tasks()
         self._admin_token: AdminToken
+        self._by_tcp: dict[str, Running] = {}
+        """The admin side's listeners that may speak TLS."""
         self._changing = asyncio.Lock()
         self._started = self.clock.monotonic()
         self.store: Store
@@ -179,10 +183,9 @@ class App:
         app = tcp_app(desk, parts.guard(config), parts.login_pages(lambda: self.config, self.logins))
         self.health.checks = {"store": self._check_store, "tokens": self._check_unstored}
         await self._admin("socket", serve_unix(socket_app(desk), parts.socket_path(config)))
-        await self._admin("admin", serve_tcp(app, config.admin.listen, key="admin.listen"))
+        await self._admin_by_tcp("admin", app, config.admin)
         if config.metrics.listen:
-            app = metrics_app(desk)
-            await self._admin("metrics", serve_tcp(app, config.metrics.listen, key="metrics.listen"))
+            await self._admin_by_tcp("metrics", metrics_app(desk), config.metrics)
         self._stack.push_async_callback(self._drain)
         await self._open(self._plane.prepared(config.server.listen))
 
@@ -202,11 +205,17 @@ class App:
             if address not in before.values():
                 log.event(_log, "listening", name=name, address=address)
 
-    async def _admin(self, name: str, serving: Any) -> None:
-        running: Running = await serving
+    async def _admin_by_tcp(self, name: str, app: Application, said: Admin | MetricsListener) -> None:
+        context = parts.admin_contexts(self.config)[name]
+        serving = serve_tcp(app, said.listen or "", key=f"{name}.listen", context=context)
+        self._by_tcp[name] = await self._admin(name, serving)
+
+    async def _admin(self, name: str, serving: Awaitable[Running]) -> Running:
+        running = await serving
         self._stack.push_async_callback(running.close)
         self.addresses[name] = running.address
         log.event(_log, "listening", name=name, address=running.address)
+        return running
 
     def _take_admin_token(self, token: AdminToken) -> None:
         log.register_secret(token.value, lasting=True)
@@ -284,6 +293,7 @@ class App:
             parts.check_tls(new)
             parts.check_keys(new)
             token = await asyncio.to_thread(parts.admin_token, new)
+            contexts = parts.admin_contexts(new)
             change = self._plane.prepared(new.server.listen)
             try:
                 self._plane.swap(parts.plane_settings(new))
@@ -294,6 +304,9 @@ class App:
             self.metrics.reloads["failed"] += 1
             log.event(_log, "config_reload_failed", detail=error.message)
             raise
+        for name, running in self._by_tcp.items():  # certificates as they lie there now; who is in stays in
+            if (context := contexts[name]) is not None:
+                running.show(context)
         change.leave()  # before a caller of a listener that is gone sends anything under the new rules
         restart = parts.restart_needed(self._begun_with, new)
         if change.waiting:

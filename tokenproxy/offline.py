@@ -78,7 +78,9 @@ class OperatorFace:
             yield
             return
         app = pages_app(parts.guard(self._config), parts.login_pages(lambda: self._config, self._desk))
-        running = await serve_tcp(app, self._config.admin.listen, key="admin.listen")
+        admin = self._config.admin
+        context = parts.admin_contexts(self._config)["admin"]
+        running = await serve_tcp(app, admin.listen, key="admin.listen", context=context)
         try:
             yield
         finally:

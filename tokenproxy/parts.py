@@ -200,6 +200,19 @@ def plane_settings(config: Config) -> PlaneSettings:
     )
 
 
+def listener_context(tls: TLSFiles, where: str) -> ssl.SSLContext | None:
+    """None: TLS is not spoken there. Raises ``TokenproxyError``."""
+    return server_context(tls, where=where) if tls.cert_file else None
+
+
+def admin_contexts(config: Config) -> dict[str, ssl.SSLContext | None]:
+    """What the admin side's listeners show, by their tables. Raises ``TokenproxyError``."""
+    return {
+        name: listener_context(said.tls, name)
+        for name, said in (("admin", config.admin), ("metrics", config.metrics))
+    }
+
+
 def check_tls(config: Config) -> None:
     """Whether every certificate file named in the config can be used. Raises ``TokenproxyError``."""
     named: dict[TLSFiles, str] = {}
@@ -212,6 +225,7 @@ def check_tls(config: Config) -> None:
     for number, listen in enumerate(config.server.listen):
         if listen.tls.cert_file:
             server_context(listen.tls, where=f"server.listen[{number}]", optional=listen.client_optional)
+    admin_contexts(config)
     for files, where in named.items():  # each once: the system's authorities alone take 25 ms
         tls_context(files, where=where)
 
@@ -238,7 +252,9 @@ def restart_needed(old: Config, new: Config) -> list[str]:
         "server.reuse_port": (_shared(old), _shared(new)),
         "admin.listen": (old.admin.listen, new.admin.listen),
         "admin.public_url": (old.admin.public_url, new.admin.public_url),
+        "admin.cert_file": (bool(old.admin.tls.cert_file), bool(new.admin.tls.cert_file)),
         "metrics.listen": (old.metrics.listen, new.metrics.listen),
+        "metrics.cert_file": (bool(old.metrics.tls.cert_file), bool(new.metrics.tls.cert_file)),
         "store": (old.store, new.store),
         "renew.concurrent": (old.renew.concurrent, new.renew.concurrent),
     }

@@ -52,7 +52,7 @@ async def test_silence_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "localhost", "https://127.0.0.1:1", "127.0.0.1:port", "127.0.0.1:99999"]
+    "address", ["", "localhost", "ftp://127.0.0.1:1", "127.0.0.1:port", "127.0.0.1:99999"]
 )
 def test_nonsense_is_no_traceback(address: str) -> None:
     assert probe(address)[0] is False

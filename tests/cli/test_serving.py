@@ -177,6 +177,21 @@ async def test_healthcheck_asks_whoever_serves_health(setup: Setup) -> None:
             "127.0.0.1:3",
         ),
         ('[admin]\nlisten = "unix:run/admin.sock"\n', {}, "unix:{base}/run/admin.sock"),
+        ('[admin]\nlisten = "10.0.0.1:1"\ncert_file = "c.pem"\n', {}, "https://10.0.0.1:1"),
+        ('[admin]\ncert_file = "c.pem"\n', {}, "https://127.0.0.1:9100"),
+        ("", {"TOKENPROXY_ADMIN__CERT_FILE": "c.pem"}, "https://127.0.0.1:9100"),
+        ('[metrics]\nlisten = ":2"\n[admin]\nclient_ca_file = "a.pem"\n', {}, ":2"),
+        ('[admin]\nclient_ca_file = "a.pem"\n', {}, "unix:{base}/tokenproxy.db.sock"),
+        (
+            '[admin]\nclient_ca_file = "a.pem"\n[store]\nurl = "sqlite:var/s.db"\n',
+            {},
+            "unix:{base}/var/s.db.sock",
+        ),
+        (
+            '[admin]\nclient_ca_file = "a.pem"\n[store]\nurl = "postgresql:///x"\ndir = "var"\n',
+            {},
+            "unix:{base}/var/tokenproxy.sock",
+        ),
     ],
 )
 def test_healthcheck_finds_the_address_that_config_would(

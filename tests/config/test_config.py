@@ -230,6 +230,7 @@ def test_odd_but_working_settings_are_warnings(tmp_path: Path) -> None:
             'caller_auth.keys = "literal:0123456789abcdef"',
             "[admin]",
             'listen = "0.0.0.0:9100"',
+            "insecure_http = true",
             "[providers.deskera]",
             'client_auth = "none"',
         ),
@@ -239,7 +240,7 @@ def test_odd_but_working_settings_are_warnings(tmp_path: Path) -> None:
     assert [str(each) for each in config.warnings] == [
         "server.allow_unauthenticated: has no effect: caller_auth.keys asks every caller for a key   line 2",
         "admin.listen: 0.0.0.0:9100 can be reached from other machines; for health and metrics alone there is [metrics] listen   line 5",
-        'accounts.books.client_secret: is never sent: "deskera" has client_auth = "none"   line 11',
+        'accounts.books.client_secret: is never sent: "deskera" has client_auth = "none"   line 12',
     ]
     assert config.admin.public_url == "http://127.0.0.1:9100"
 
@@ -366,7 +367,9 @@ def example(tmp_path: Path, *, whole: bool) -> Config:
         ways = '["unix:p.sock", { address = "127.0.0.1:8443", cert_file = "client.pem", client_ca_file = "corp-ca.pem" }]'
         text = text.replace('listen = "127.0.0.1:8080"', f"listen = {ways}")  # for certificates and peers
     (tmp_path / "secrets").mkdir()
-    for name in ("secrets/perscom", "secrets/callers", "corp-ca.pem", "client.pem", "client.key"):
+    listeners = [f"{name}.{kind}" for name in ("admin", "metrics") for kind in ("pem", "key")]
+    authorities = ["operators-ca.pem", "scrapers-ca.pem", "corp-ca.pem"]
+    for name in ("secrets/perscom", "secrets/callers", "client.pem", "client.key", *authorities, *listeners):
         (tmp_path / name).write_text("a-secret-of-good-length\n")
         (tmp_path / name).chmod(0o600)
     for name, content in (

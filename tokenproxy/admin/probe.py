@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -19,7 +20,8 @@ def probe(address: str, timeout: float = 3.0, *, path: str = "/readyz") -> tuple
     """
     Whether ``address`` answers 200, and what it says.
 
-    ``address`` is ``host:port``, an ``http://`` URL (whose path, if it has one, is asked for) or ``unix:/path``;
+    ``address`` is ``host:port``, an ``http://`` or ``https://`` URL (whose path, if it has one, is asked for) or
+    ``unix:/path``; nobody's certificate is checked, since nothing is sent but the question (as kubelets do it);
     ``timeout`` in seconds, for the connection and for each read.
     """
     try:
@@ -44,11 +46,17 @@ def _connection(address: str, timeout: float, path: str) -> tuple[http.client.HT
     if address.startswith("unix:"):
         return _UnixConnection(address.removeprefix("unix:"), timeout), path
     parts = urlsplit(address if "://" in address else f"//{address}")
-    if parts.scheme not in ("", "http") or parts.port is None:
+    if parts.scheme not in ("", "http", "https") or parts.port is None:
         raise ValueError(address)
     host = parts.hostname or ""
     asked = path if parts.path in ("", "/") else parts.path
-    return http.client.HTTPConnection(_ANY.get(host, host), parts.port, timeout=timeout), asked
+    host = _ANY.get(host, host)
+    if parts.scheme != "https":
+        return http.client.HTTPConnection(host, parts.port, timeout=timeout), asked
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return http.client.HTTPSConnection(host, parts.port, timeout=timeout, context=context), asked
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -1,4 +1,4 @@
-"""Listeners of the admin side: the 0600 Unix socket, and plain TCP."""
+"""Listeners of the admin side: the 0600 Unix socket, and TCP, plain or with TLS."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import stat
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,10 @@ KEEP_ALIVE: Final = 30.0
 """Seconds; aiohttp's guard against a silent peer and a slow head as well (its own default is 3,630)."""
 LONGEST_LINE: Final = 32 * 1024
 """Bytes of a request line or a header; a landing address may have half of it."""
+HANDSHAKE: Final = 10.0
+"""Seconds from the connect to the end of a TLS handshake."""
+BREATH: Final = 1.0
+"""Seconds without taking connections when there are no descriptors left; asyncio waits as long."""
 SHUTDOWN: Final = 2.0
 """Seconds for calls under way; a renewal is its own task and does not end with its call."""
 
@@ -47,18 +52,95 @@ _http_log.addFilter(_ours)
 class Running:
     """A listener that takes connections until ``close``."""
 
-    def __init__(self, address: str, close: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, address: str, close: Callable[[], Awaitable[None]], *, secure: SecureServer | None = None
+    ) -> None:
         self.address = address
         """``127.0.0.1:9100`` with the port really taken, or ``unix:/path``."""
         self._close = close
+        self._secure = secure
+
+    def show(self, context: ssl.SSLContext) -> None:
+        """Another certificate, from the next handshake on; nothing to do where TLS is not spoken."""
+        if self._secure is not None:
+            self._secure.context = context
 
     async def close(self) -> None:
         await self._close()
 
 
-async def serve_tcp(app: web.Application, address: str, *, key: str) -> Running:
+class SecureServer:
     """
-    Listen on ``host:port``; an empty host is every address, port 0 any free one.
+    Takes connections and has them speak TLS.
+
+    Asyncio's own servers keep the certificate that they began with, and count nobody who never ends a handshake.
+    """
+
+    def __init__(
+        self, connect: Callable[[], asyncio.Protocol], sockets: list[socket.socket], context: ssl.SSLContext
+    ) -> None:
+        self.context = context
+        self.sockets = sockets
+        self._connect = connect
+        self._entering: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        for each in sockets:
+            self._loop.add_reader(each.fileno(), self._take, each)
+
+    def close(self) -> None:
+        for each in self.sockets:
+            self._loop.remove_reader(each.fileno())
+            each.close()
+        self.sockets.clear()
+        for task in self._entering:
+            task.cancel()
+
+    def _take(self, listening: socket.socket) -> None:
+        try:
+            taken, _ = listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError:
+            self._loop.remove_reader(listening.fileno())
+            self._loop.call_later(BREATH, self._take_again, listening)
+            return
+        if len(self._entering) >= CONNECTIONS:
+            taken.close()
+            return
+        taken.setblocking(False)
+        task = self._loop.create_task(self._enter(taken))
+        self._entering.add(task)
+        task.add_done_callback(self._entering.discard)
+
+    def _take_again(self, listening: socket.socket) -> None:
+        if listening in self.sockets:
+            self._loop.add_reader(listening.fileno(), self._take, listening)
+
+    async def _enter(self, taken: socket.socket) -> None:
+        entered = False
+        try:
+            async with asyncio.timeout(HANDSHAKE):
+                await self._loop.connect_accepted_socket(
+                    self._connect, taken, ssl=self.context, ssl_handshake_timeout=HANDSHAKE
+                )
+            entered = True
+        except (OSError, TimeoutError) as error:  # ssl.SSLError is one: plain HTTP, no certificate, a scanner
+            event(_log, "caller_refused", code="bad_request", listener="admin", detail=_why_no_tls(error))
+        finally:
+            if not entered:
+                taken.close()
+
+
+def _why_no_tls(error: Exception) -> str:
+    reason = error.reason if isinstance(error, ssl.SSLError) else ""
+    return f"no TLS connection came about: {reason or 'it broke off'}"
+
+
+async def serve_tcp(
+    app: web.Application, address: str, *, key: str, context: ssl.SSLContext | None = None
+) -> Running:
+    """
+    Listen on ``host:port``; an empty host is every address, port 0 any free one. With a ``context`` TLS is spoken.
 
     ``key`` is the config key that named the address, for the error's sentence. Raises ``TokenproxyError``.
     """
@@ -67,9 +149,7 @@ async def serve_tcp(app: web.Application, address: str, *, key: str) -> Running:
         raise TokenproxyError(f'{key}: "{address}" is not an address; it must look like "127.0.0.1:9100".')
     runner = await _runner(app)
     try:
-        server = await asyncio.get_running_loop().create_server(
-            _bounded(runner), host.strip("[]") or None, int(port)
-        )
+        server = await _server(_bounded(runner), host.strip("[]") or None, int(port), context)
     except OSError as error:
         await runner.cleanup()
         raise _cannot_listen(key, address, error) from error
@@ -80,7 +160,32 @@ async def serve_tcp(app: web.Application, address: str, *, key: str) -> Running:
 
     taken = server.sockets[0].getsockname()
     shown = f"[{taken[0]}]" if ":" in taken[0] else taken[0]
-    return Running(f"{shown}:{taken[1]}", close)
+    return Running(f"{shown}:{taken[1]}", close, secure=server if isinstance(server, SecureServer) else None)
+
+
+async def _server(
+    connect: Callable[[], asyncio.Protocol], host: str | None, port: int, context: ssl.SSLContext | None
+) -> asyncio.Server | SecureServer:
+    loop = asyncio.get_running_loop()
+    if context is None:
+        return await loop.create_server(connect, host, port)
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, where in dict.fromkeys(found):
+            each = socket.socket(family, kind, protocol)
+            sockets.append(each)
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            each.setblocking(False)
+            each.bind(where)
+            each.listen(128)
+    except OSError:
+        for each in sockets:
+            each.close()
+        raise
+    return SecureServer(connect, sockets, context)
 
 
 async def serve_unix(app: web.Application, path: str | os.PathLike[str]) -> Running:

@@ -160,12 +160,18 @@ class Admin(Table):
     listen: Text = LOOPBACK_ADMIN
     public_url: Text | None = depends()
     insecure_http: Flag = False
+    cert_file: TextOrEmpty = ""
+    key_file: TextOrEmpty = ""
+    client_ca_file: TextOrEmpty = ""
     token: Secret = ""
     return_to: Texts = []
 
 
 class Metrics(Table):
     listen: TextOrEmpty = ""
+    cert_file: TextOrEmpty = ""
+    key_file: TextOrEmpty = ""
+    client_ca_file: TextOrEmpty = ""
 
 
 class Store(Table):

@@ -56,6 +56,7 @@ from tokenproxy.core.settings import (
     Replay,
     ReplayBudget,
     SharedStore,
+    TLSFiles,
 )
 from tokenproxy.errors import ConfigError, Problem
 
@@ -153,8 +154,10 @@ def _config(raw: dict[str, Any], path: Path, reading: Reading) -> values.Config:
     listeners = _listeners(server_table, reading)
     listens = _listens(server_table, reading)
     admin_listener = _tcp_listener(admin_table.listen, ("admin", "listen"), reading)
-    metrics_listener = _metrics_listener(raw, reading)
+    metrics_table = _section(Metrics, raw, "metrics", reading)
+    metrics_listener = _metrics_listener(metrics_table, reading)
     _check_clashes(listeners, admin_listener, metrics_listener, reading)
+    _check_exposed(admin_table, admin_listener, reading)
     store = _store(_section(Store, raw, "store", reading), reading)
     if server_table.reuse_port and not store.database:
         reading.report.problem(
@@ -168,7 +171,10 @@ def _config(raw: dict[str, Any], path: Path, reading: Reading) -> values.Config:
         path=path,
         server=server,
         admin=_admin(admin_table, admin_listener, reading),
-        metrics=values.MetricsListener(listen=str(metrics_listener) if metrics_listener else None),
+        metrics=values.MetricsListener(
+            listen=str(metrics_listener) if metrics_listener else None,
+            tls=_shown_to(metrics_table, ("metrics",), reading),
+        ),
         store=store,
         accounts=accounts,
         routes=routes,
@@ -223,8 +229,7 @@ def _listeners(table: Server, reading: Reading) -> list[Listener]:
     return listeners
 
 
-def _metrics_listener(raw: dict[str, Any], reading: Reading) -> Listener | None:
-    table = _section(Metrics, raw, "metrics", reading)
+def _metrics_listener(table: Metrics, reading: Reading) -> Listener | None:
     return _tcp_listener(table.listen, ("metrics", "listen"), reading) if table.listen else None
 
 
@@ -253,9 +258,22 @@ def _check_clashes(
             ("metrics", "listen"),
             f"{metrics} is taken by admin.listen, which serves health and metrics already",
         )
-    if admin and not admin.loopback:
-        report.warning(
-            ("admin", "listen"),
+
+
+def _check_exposed(table: Admin, admin: Listener | None, reading: Reading) -> None:
+    """Beyond loopback the admin token and what is answered could be read on the way."""
+    if admin is None or admin.loopback:
+        return
+    at: Keys = ("admin", "listen")
+    if not table.cert_file and not table.insecure_http:
+        reading.report.problem(
+            at,
+            f"{admin} can be reached from other machines, without TLS: set cert_file, or say insecure_http = true; "
+            "for health and metrics alone there is [metrics] listen",
+        )
+    elif not table.client_ca_file:
+        reading.report.warning(
+            at,
             f"{admin} can be reached from other machines; for health and metrics alone there is [metrics] listen",
         )
 
@@ -281,25 +299,30 @@ def _listen(table: ListenTable, listener: Listener, keys: Keys, reading: Reading
                 report.problem((*keys, name), "is for the file of a Unix socket, unix:/PATH")
     elif table.group and not _has_group(table.group):
         report.problem((*keys, "group"), f"this machine has no group {shown(table.group)}")
-    for name in ("key_file", "client_ca_file"):
-        if getattr(table, name) and not table.cert_file:
-            report.problem((*keys, name), "needs cert_file beside it")
-    if table.cert_file and table.client_ca_file and not (reading.base / table.client_ca_file).is_file():
-        report.problem((*keys, "client_ca_file"), f"no such file: {reading.base / table.client_ca_file}")
     if "client_certificate" in table.model_fields_set and not table.client_ca_file:
         report.problem((*keys, "client_certificate"), "needs client_ca_file beside it")
-    files = TLS(cert_file=table.cert_file, key_file=table.key_file if table.cert_file else "")
-    tls = reading.tls(files, keys)
-    if table.client_ca_file:
-        tls = replace(tls, ca_file=str(reading.base / table.client_ca_file))
     return Listen(
         address=str(listener),
         mode=0o600 if table.mode is None else table.mode,
         group=table.group,
-        tls=tls,
+        tls=_shown_to(table, keys, reading),
         client_optional=table.client_certificate == "optional",
         auth=None if table.auth is None else frozenset(table.auth),
     )
+
+
+def _shown_to(table: ListenTable | Admin | Metrics, keys: Keys, reading: Reading) -> TLSFiles:
+    """What a listener shows to who comes in, and whose certificates it lets in."""
+    for name in ("key_file", "client_ca_file"):
+        if getattr(table, name) and not table.cert_file:
+            reading.report.problem((*keys, name), "needs cert_file beside it")
+    if table.cert_file and table.client_ca_file and not (reading.base / table.client_ca_file).is_file():
+        reading.report.problem(
+            (*keys, "client_ca_file"), f"no such file: {reading.base / table.client_ca_file}"
+        )
+    files = TLS(cert_file=table.cert_file, key_file=table.key_file if table.cert_file else "")
+    tls = reading.tls(files, keys)
+    return replace(tls, ca_file=str(reading.base / table.client_ca_file)) if table.client_ca_file else tls
 
 
 def _has_group(name: str) -> bool:
@@ -390,11 +413,15 @@ def _caller_keys(table: Server, reading: Reading) -> tuple[str, ...]:
 
 def _admin(table: Admin, listening: Listener | None, reading: Reading) -> values.Admin:
     at = ("admin", "public_url")
-    token, return_to = _admin_token(table, reading), _return_to(table, reading)
+    found = values.Admin(
+        listen=str(listening),
+        public_url=_own_url(listening, "https" if table.cert_file else "http"),
+        tls=_shown_to(table, ("admin",), reading),
+        token=_admin_token(table, reading),
+        return_to=_return_to(table, reading),
+    )
     if table.public_url is None:
-        return values.Admin(
-            listen=str(listening), public_url=_own_url(listening), token=token, return_to=return_to
-        )
+        return found
     try:
         parts = addresses.url(table.public_url)
     except ValueError as wrong:
@@ -402,9 +429,7 @@ def _admin(table: Admin, listening: Listener | None, reading: Reading) -> values
         return values.Admin()
     if addresses.plain_beyond_loopback(parts) and not table.insecure_http:
         reading.report.problem(at, addresses.NEEDS_HTTPS)
-    return values.Admin(
-        listen=str(listening), public_url=table.public_url.rstrip("/"), token=token, return_to=return_to
-    )
+    return replace(found, public_url=table.public_url.rstrip("/"))
 
 
 def _admin_token(table: Admin, reading: Reading) -> str:
@@ -428,11 +453,11 @@ def _return_to(table: Admin, reading: Reading) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _own_url(listening: Listener | None) -> str:
+def _own_url(listening: Listener | None, scheme: str) -> str:
     if listening is None:
         return ""
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listening.host, listening.host)
-    return f"http://{Listener(local, listening.port)}"
+    return f"{scheme}://{Listener(local, listening.port)}"
 
 
 def store_at(config: values.Config, url: str, environ: Mapping[str, str]) -> values.StoreSettings:

@@ -19,6 +19,7 @@ from tokenproxy.core.settings import (
     RenewPolicy,
     ReplayBudget,
     SharedStore,
+    TLSFiles,
 )
 from tokenproxy.errors import Problem
 
@@ -48,6 +49,8 @@ class Admin:
     """What a browser uses, without a slash at its end."""
     token: str = field(default="", repr=False)
     """What calls over TCP that change something must show; empty: a file beside the store holds it."""
+    tls: TLSFiles = field(default_factory=TLSFiles)
+    """With a ``cert_file`` TLS is spoken; with a ``ca_file`` only to who has a certificate of that authority."""
     return_to: tuple[str, ...] = ()
     """What the address may begin with to which a browser goes on after a login; each an origin and a path."""
 
@@ -56,6 +59,8 @@ class Admin:
 class MetricsListener:
     listen: str | None = None
     """None: health and metrics only on the admin listener."""
+    tls: TLSFiles = field(default_factory=TLSFiles)
+    """As of ``Admin``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
