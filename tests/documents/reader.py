@@ -68,11 +68,25 @@ if "#" in landed:
     opener.open(urllib.request.Request(landed.partition("#")[0], body, {{"Content-Type": "application/json"}})).read()
 """
 """For ``BROWSER``."""
+_CERTIFICATES: Final = f"""#!{sys.executable}
+# As the authorities of a company would have given them out.
+import trustme
+ours, callers = trustme.CA(), trustme.CA()
+ours.cert_pem.write_to_path("ca.pem")
+callers.cert_pem.write_to_path("callers-ca.pem")
+for ca, name, chain, key in (
+    (ours, "tokenproxy.internal", "fullchain.pem", "privkey.pem"), (callers, "gateway.internal", "gateway.pem", "gateway.key")
+):
+    made = ca.issue_cert(name)
+    made.cert_chain_pems[0].write_to_path(chain)
+    made.private_key_pem.write_to_path(key)
+"""
 _PROGRAMS: Final = {
     "tokenproxy": _TOKENPROXY,
     "browser": BROWSER,
+    "make-certificates": _CERTIFICATES,
     # An answer that is an error is a mistake of the page.
-    "curl": f'#!/bin/sh\nexec {shutil.which("curl") or "curl"} -sS --fail-with-body "$@"\n',
+    "curl": f'#!/bin/sh\nexec {shutil.which("curl") or "curl"} -sS --fail-with-body --connect-to tokenproxy.internal::127.0.0.1: "$@"\n',
     "python": f'#!/bin/sh\nexec {sys.executable} "$@"\n',
     "legacy-app": '#!/bin/sh\nexec curl "${BOOKS_URL:-http://api.example.com}/v2/contacts"\n',
 }
@@ -100,6 +114,8 @@ class Reader:
         for name, text in _PROGRAMS.items():
             (self._bin / name).write_text(text)
             (self._bin / name).chmod(0o755)
+        tls = free_port()
+        self.places |= {"0.0.0.0:8443": f"127.0.0.1:{tls}", "internal:8443": f"internal:{tls}"}
         for port in ("8080", "9100"):
             here = free_port()
             self.places |= {
