@@ -63,11 +63,15 @@ def test_the_configs_of_the_page_about_ways_in_are_configs(tmp_path: Path) -> No
     first, by_host, *rest = re.findall(
         r"```toml\n(.*?)```", (ROOT / "docs/ways-in.md").read_text(), re.DOTALL
     )
+    kubernetes = "/var/run/secrets/kubernetes.io/serviceaccount/"
+    rest = [text.replace(kubernetes, "kubernetes-") for text in rest]
     listeners, callers = rest[:3], rest[3:]
     for name in ("fullchain.pem", "privkey.pem", "callers-ca.pem"):
         (tmp_path / name).touch(mode=0o600)
     for name, text in (
         ("billing-key", "a-key-of-good-length"),
+        ("kubernetes-token", "a-token"),
+        ("kubernetes-ca.crt", "a-certificate"),
         ("reports-hash", str(PasswordHash.made("secret", salt=b"0123456789abcdef"))),
     ):
         (tmp_path / name).touch(mode=0o600)

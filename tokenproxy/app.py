@@ -31,6 +31,7 @@ from tokenproxy.errors import StoreError, TokenproxyError
 from tokenproxy.metrics import Metrics
 from tokenproxy.oauth import scheduler
 from tokenproxy.oauth.accounts import OperatorAccounts
+from tokenproxy.oauth.issuers import Issuers
 from tokenproxy.oauth.signer import Prover
 from tokenproxy.oauth.source import Source
 from tokenproxy.oauth.state import LoginState
@@ -91,6 +92,7 @@ class App:
         self.state: LoginState
         self.logins: Logins
         self._plane: Plane
+        self._issuers: Issuers
 
     # -- start ---------------------------------------------------------------------------------------------------
 
@@ -138,6 +140,9 @@ class App:
             accounts=self.accounts,
         )
         self._stack.push_async_callback(logins.close)
+        self._issuers = parts.issuers(config, self._environ, endpoint, self.clock)
+        self._stack.push_async_callback(self._issuers.close)
+        self._issuers.configure(config.issuers)
         self._plane = Plane(
             parts.plane_settings(config),
             source=self.source,
@@ -147,6 +152,7 @@ class App:
             on_request=_request_log(config),
             values=self.state,
             passed=self._passed,
+            tokens=self._issuers,
         )
         await self._listen()
         ticking = self._tasks.start(
@@ -307,6 +313,7 @@ class App:
         for name, running in self._by_tcp.items():  # certificates as they lie there now; who is in stays in
             if (context := contexts[name]) is not None:
                 running.show(context)
+        self._issuers.configure(new.issuers)
         change.leave()  # before a caller of a listener that is gone sends anything under the new rules
         restart = parts.restart_needed(self._begun_with, new)
         if change.waiting:

@@ -62,6 +62,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "validate_live": Kind(_INFO, "The upstream refused a token that the provider calls live; nothing was renewed."),
     "validate_failed": Kind(_WARNING, "The provider's validate call gave no usable answer; the token is renewed."),
     "discovery_failed": Kind(_WARNING, "An issuer's metadata could not be read; what is known of it stays in use."),
+    "issuer_keys_failed": Kind(_WARNING, "The keys that callers' tokens are signed with could not be fetched; those that are known stay in use."),
     "provider_rate_limited": Kind(_WARNING, "The provider asks us to slow down until `retry_at`."),
     "login_required": Kind(_ERROR, "The provider ended the grant; a person must log in."),
     "misconfigured": Kind(_ERROR, "The provider refuses our client registration, or an upstream a token of the config; the config must change."),

@@ -30,6 +30,7 @@ from tokenproxy.errors import StoreError, TokenproxyError
 from tokenproxy.metrics import Metrics
 from tokenproxy.oauth import signer
 from tokenproxy.oauth.endpoint import TOTAL_TIMEOUT, Endpoint
+from tokenproxy.oauth.issuers import Issuers
 from tokenproxy.oauth.logins import LoginDesk
 from tokenproxy.oauth.source import Source
 from tokenproxy.proxy import (
@@ -222,6 +223,8 @@ def check_tls(config: Config) -> None:
             named.setdefault(TLSFiles(ca_file=route.upstream.proxy.ca_file), f"routes.{route.name}.proxy")
     for account in config.accounts.values():
         named.setdefault(account.provider.tls, f"providers.{account.provider.name}.tls")
+    for issuer in config.issuers:
+        named.setdefault(issuer.way.tls, f"issuers.{issuer.name}.tls")
     for number, listen in enumerate(config.server.listen):
         if listen.tls.cert_file:
             server_context(listen.tls, where=f"server.listen[{number}]", optional=listen.client_optional)
@@ -275,6 +278,10 @@ def endpoint(config: Config, environ: Mapping[str, str]) -> Endpoint:
     return Endpoint(_provider_tls, origins=_origins(config, environ), timeout=timeout)
 
 
+def issuers(config: Config, environ: Mapping[str, str], endpoint: Endpoint, clock: Clock) -> Issuers:
+    return Issuers(endpoint.send, clock=clock, origins=_origins(config, environ))
+
+
 def _origins(config: Config, environ: Mapping[str, str]) -> TokenOrigins:
     return configs.Origins(base=config.path.parent, environ=environ)
 
@@ -286,6 +293,7 @@ def hide_secrets(config: Config) -> None:
         *(secret for route in config.routes for secret in route.secrets),
         *config.server.caller_keys,
         *(secret for caller in config.callers for secret in caller.secrets),
+        *(secret for issuer in config.issuers if issuer.way.proxy for secret in issuer.way.proxy.secrets),
     )
     for secret in secrets:
         log.register_secret(secret, lasting=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.config.reading import GOOD, mistakes, read, with_route, with_top
-from tokenproxy.core.callers import Caller, Certificate, Login, Peer
+from tokenproxy.core.callers import Caller, Certificate, Login, Peer, Subject
+from tokenproxy.core.issuers import Issuer
 from tokenproxy.core.passwords import PasswordHash
 
 KEY = 'key = "literal:a-key-of-good-length"'
@@ -114,8 +115,60 @@ def test_callers_map_headers_to_accounts(tmp_path: Path) -> None:
     assert not read(f"{trusting}[callers.app]\n{KEY}\n", tmp_path).routes[0].mapped
 
 
+def test_issuers(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").touch()
+    config = read(
+        with_top(
+            "[issuers.cluster]",
+            'issuer = "https://login.example/tenant"',
+            'audience = ["tokenproxy", "proxy"]',
+            'token = "env:TOKEN"',
+            "[issuers.old]",
+            'issuer = "kubernetes/serviceaccount"',
+            'audience = "tokenproxy"',
+            'jwks_file = "keys.json"',
+            'algorithms = ["RS256"]',
+            "[callers.app]",
+            'jwt = { issuer = "cluster", subject = ["a", "b*"], claims = { azp = "robot" } }',
+        ),
+        tmp_path,
+        {"TOKEN": "s3cret"},
+    )
+    assert config.issuers == (
+        Issuer(
+            name="cluster",
+            issuer="https://login.example/tenant",
+            audiences=("tokenproxy", "proxy"),
+            token="env:TOKEN",
+        ),
+        Issuer(
+            name="old",
+            issuer="kubernetes/serviceaccount",
+            audiences=("tokenproxy",),
+            jwks_file=str(tmp_path / "keys.json"),
+            algorithms=("RS256",),
+        ),
+    )
+    assert config.callers[0].subject == Subject(
+        issuer="cluster", subjects=frozenset({"a", "b*"}), claims={"azp": "robot"}
+    )
+
+
+ISSUER = '[issuers.cluster]\nissuer = "https://login.example"\naudience = "a"'
 CASES = [
-    (["[callers.app]"], ["callers.app: has no way to prove itself: key, basic, certificate or peer   line 9"]),
+    (["[callers.app]", 'jwt = { issuer = "clustr", subject = "a" }', ISSUER], ['callers.app.jwt.issuer: no issuer "clustr". Did you mean "cluster"?   line 10']),
+    (["[callers.app]", 'jwt = { subject = "a" }'], ["callers.app.jwt.issuer: is missing: the name of a table [issuers.NAME]   line 10"]),
+    (["[callers.app]", 'jwt = { issuer = "cluster" }', ISSUER], ['callers.app.jwt.subject: is missing, or claims: whose tokens are this caller\'s; "*" is everybody\'s   line 10']),
+    (["[callers.app]", 'jwt = { issuer = "cluster", subject = "a*b" }', ISSUER], ["callers.app.jwt.subject[0]: may have a * at its end only   line 10"]),
+    (["[callers.a]", 'jwt = { issuer = "cluster", subject = "s" }', "[callers.b]", 'jwt = { issuer = "cluster", subject = "s" }', ISSUER], ['callers.b.jwt.subject: "s" is that of callers.a (line 9)   line 12']),
+    (["[issuers.cluster]"], ["issuers.cluster.issuer: is missing: what iss of its tokens is, letter by letter   line 9", "issuers.cluster.audience: is missing: a word for this proxy that aud of its tokens holds, so that no other counts   line 9"]),
+    ([ISSUER, "[issuers.b]", 'issuer = "https://login.example"', 'audience = "b"'], ["issuers.b.issuer: is that of issuers.cluster (line 9)   line 13"]),
+    ([ISSUER, 'algorithms = ["HS256"]'], ['issuers.cluster.algorithms[0]: "HS256" is not an algorithm with a public key. Did you mean "RS256"?   line 12']),
+    ([ISSUER, 'jwks_url = "http://keys.example"'], ["issuers.cluster.jwks_url: is plain http:// beyond loopback; use https://, or say insecure_http = true   line 12"]),
+    ([ISSUER, 'jwks_file = "no.json"'], ["issuers.cluster.jwks_file: no such file: BASE/no.json   line 12"]),
+    ([ISSUER, 'token = "env:NOT"'], ["issuers.cluster.token: environment variable NOT is not set   line 12"]),
+    ([ISSUER.replace("https://login.example", "kubernetes/serviceaccount")], ['issuers.cluster.issuer: must be a URL such as "https://api.example.com"; or say where its keys are with jwks_url or jwks_file   line 10']),
+    (["[callers.app]"], ["callers.app: has no way to prove itself: key, basic, certificate, peer or jwt   line 9"]),
     (["[callers.app]", KEY, 'routes = ["boks"]'], ['callers.app.routes[0]: no route "boks". Did you mean "books"?   line 11']),
     (["[callers.app]", KEY, "routes = []"], ["callers.app.routes: must not be empty   line 11"]),
     (["[callers.app]", KEY, 'accounts = ["boks"]'], ['callers.app.accounts[0]: no account "boks". Did you mean "books"?   line 11']),
@@ -136,6 +189,7 @@ CASES = [
     (["[callers.app]", KEY, "[callers.b]", 'basic = { username = "u", password = "literal:x" }', "[callers.c]", 'basic = { username = "u", password = "literal:y" }'], ['callers.c.basic.username: "u" is that of callers.b (line 11)   line 14']),
     (['auth = "certificate"', "[callers.app]", KEY], ['routes.books.auth: lists "certificate", and no caller proves itself so   line 9']),
     (['auth = "token"'], ['routes.books.auth: "token" is no way to prove who one is; "none" or a list of key, basic, certificate, peer or jwt is   line 9']),
+    (["[callers.app]", 'peer = { users = "root" }', "[server]", 'listen = ["unix:p.sock", { address = "127.0.0.1:1", auth = "peer" }]'], ['server.listen[1].auth: lists "peer", and only a Unix socket tells who connects   line 12']),
     (["[callers.app]", KEY, "[[server.listen]]", 'address = "127.0.0.1:1"', 'auth = ["peer"]'], ['server.listen[0].auth: lists "peer", and no caller proves itself so   line 13']),
     (["[callers.app]", KEY, "[[server.listen]]", 'address = "127.0.0.1:1"', 'client_certificate = "optional"'], ["server.listen[0].client_certificate: needs client_ca_file beside it   line 13"]),
     (['auth = "none"', "[callers.app]", KEY, "[server]", 'listen = "0.0.0.0:1"'], ["routes.books.auth: lets in whoever reaches 0.0.0.0:1 from other machines; if you mean it, say server.allow_unauthenticated = true   line 9"]),
@@ -145,4 +199,5 @@ CASES = [
 @pytest.mark.parametrize(("lines", "told"), CASES, ids=[" ".join(lines)[:60] for lines, _ in CASES])
 def test_mistakes_about_callers(lines: list[str], told: list[str], tmp_path: Path) -> None:
     environ = {"HOME": os.fspath(tmp_path)}
-    assert mistakes(with_route(*lines), tmp_path, environ) == told
+    found = [each.replace(str(tmp_path), "BASE") for each in mistakes(with_route(*lines), tmp_path, environ)]
+    assert found == told

@@ -375,6 +375,8 @@ def example(tmp_path: Path, *, whole: bool) -> Config:
     for name, content in (
         ("billing-key", "another-of-good-length"),
         ("billing", "secret"),
+        ("cluster-token", "another-secret"),
+        ("jwks.json", "{}"),
         ("billing-hash", str(PasswordHash.made("secret", salt=b"0123456789abcdef"))),
     ):
         (tmp_path / "secrets" / name).write_text(content)

@@ -15,6 +15,7 @@ import trustme
 
 from tests.proxy.actors import Answer, Line, Stage, ok, route_to, stage, unless, until
 from tests.simulators import FakeClock
+from tokenproxy.core.callers import Caller, Login
 from tokenproxy.core.interfaces import StateValue
 from tokenproxy.core.provider import Account, Provider, Registration, Setting, Signal
 from tokenproxy.core.routes import Target, Upstream
@@ -513,6 +514,7 @@ async def test_a_listed_page_may_ask_and_read() -> None:
         assert asked.values(b"access-control-allow-origin") == [b"https://apps.example"]
         assert b"X-Proxy-Url" in asked.values(b"access-control-allow-headers")[0]
         assert b"Tokenproxy-Key" in asked.values(b"access-control-allow-headers")[0]
+        assert b"Authorization" not in asked.values(b"access-control-allow-headers")[0].split(b", ")
         assert asked.values(b"access-control-allow-credentials") == []
         assert asked.values(b"access-control-allow-private-network") == []
         near = b"Access-Control-Request-Private-Network: true"
@@ -526,6 +528,18 @@ async def test_a_listed_page_may_ask_and_read() -> None:
         assert answer.values(b"access-control-allow-credentials") == []
         assert (answer.values(b"x-total"), answer.values(b"vary")) == ([b"7"], [b"Origin"])
         assert (await d.ask(f"{d.url}/api/", PAGE, method="GET")).code == "caller_unauthorized"
+
+
+async def test_a_listed_page_may_show_a_caller_s_password() -> None:
+    """Where callers have one: the field that shows it must be among those that the page may send."""
+    caller = Caller(name="app", login=Login(username="app", passwords=("pw",)))
+    async with desk(callers=(caller,)) as d:
+        client = await d.s.caller()
+        asked = await client.get(b"/books/", PAGE, b"Access-Control-Request-Method: POST", method=b"OPTIONS")
+        assert b"Authorization" in asked.values(b"access-control-allow-headers")[0].split(b", ")
+        shown = b"Authorization: Basic YXBwOnB3"
+        assert (await d.ask(f"{d.url}/api/", PAGE, shown, method="GET")).status == 200
+        assert d.s.upstream.seen[0].values(b"authorization") == []
 
 
 async def test_a_listed_page_reads_our_refusals() -> None:

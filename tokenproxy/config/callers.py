@@ -6,11 +6,12 @@ import grp
 import pwd
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from tokenproxy.config.addresses import Listener
 from tokenproxy.config.lines import Keys
-from tokenproxy.config.models import BasicTable, CallerTable, CertificateTable, PeerTable
+from tokenproxy.config.models import BasicTable, CallerTable, CertificateTable, JwtTable, PeerTable
 from tokenproxy.config.reading import Reading
 from tokenproxy.config.secrets import WORDS
 from tokenproxy.config.validation import read
@@ -19,12 +20,14 @@ from tokenproxy.config.words import did_you_mean, either, quoted, shown
 from tokenproxy.core.callers import (
     BASIC,
     CERTIFICATE,
+    JWT,
     KEY,
     PEER,
     Caller,
     Certificate,
     Login,
     Peer,
+    Subject,
     ways_in_use,
 )
 from tokenproxy.core.passwords import PasswordHash
@@ -33,7 +36,7 @@ from tokenproxy.core.settings import Limits, Listen
 
 _CALLER_KEY: Final = re.compile(r"[!-~]+")
 _SHORTEST_GOOD_KEY: Final = 16
-_PROOFS: Final = ("key", "basic", "certificate", "peer")
+_PROOFS: Final = ("key", "basic", "certificate", "peer", "jwt")
 
 
 def read_callers(raw: Mapping[str, Any], limits: Limits, reading: Reading) -> tuple[Caller, ...]:
@@ -71,6 +74,7 @@ def _caller(
         login=_login(table.basic, (*keys, "basic"), reading),
         certificate=_certificate(table.certificate),
         peer=_peer(table.peer, (*keys, "peer"), reading),
+        subject=_subject(table.jwt, raw.get("issuers"), (*keys, "jwt"), reading),
         routes=None if table.routes is None else frozenset(table.routes),
         accounts=None if table.accounts is None else tuple(table.accounts),
         per_second=table.per_second,
@@ -164,6 +168,26 @@ def _peer(table: PeerTable, keys: Keys, reading: Reading) -> Peer | None:
     return Peer(users=users, groups=groups) if users or groups else None
 
 
+def _subject(table: JwtTable, issuers: Any, keys: Keys, reading: Reading) -> Subject | None:
+    report = reading.report
+    if not table.model_fields_set:
+        return None
+    if not table.issuer:
+        report.problem((*keys, "issuer"), "is missing: the name of a table [issuers.NAME]")
+    elif report.sound(*keys, "issuer"):
+        _known(table.issuer, "issuer", issuers, (*keys, "issuer"), reading)
+    if not table.subject and not table.claims and report.sound(*keys):
+        report.problem(
+            (*keys, "subject"), "is missing, or claims: whose tokens are this caller's; \"*\" is everybody's"
+        )
+    for item, text in enumerate(table.subject):
+        if "*" in text[:-1]:
+            report.problem((*keys, "subject", item), "may have a * at its end only")
+    return Subject(
+        issuer=table.issuer, subjects=frozenset(table.subject), claims=MappingProxyType(dict(table.claims))
+    )
+
+
 def _ids(
     names: Iterable[str], what: str, of: Callable[[str], int], keys: Keys, reading: Reading
 ) -> frozenset[int]:
@@ -200,6 +224,10 @@ def _proofs(caller: Caller) -> Iterable[tuple[str, Keys, str, object]]:
             yield PEER, ("peer", "users"), f"user {user}", ("user", user)
         for group in sorted(caller.peer.groups):
             yield PEER, ("peer", "groups"), f"group {group}", ("group", group)
+    if caller.subject is not None:
+        claims = tuple(sorted(caller.subject.claims.items()))
+        for subject in sorted(caller.subject.subjects) or [""]:
+            yield JWT, ("jwt", "subject"), quoted(subject), (caller.subject.issuer, subject, claims)
 
 
 def check_ways(
@@ -234,6 +262,14 @@ def check_ways(
     for at, auth in named:
         for way in sorted((auth or frozenset()) - ways):
             report.problem(at, f"lists {quoted(way)}, and no caller proves itself so")
+    for item, (listener, listen) in enumerate(listens):
+        auth, at = listen.auth or frozenset(), ("server", "listen", item, "auth")
+        if CERTIFICATE in auth and not listen.tls.ca_file and report.sound(*at):
+            report.problem(
+                at, 'lists "certificate", which this entry asks nobody for: it needs client_ca_file'
+            )
+        if PEER in auth and not (listener.path or listener.passed) and report.sound(*at):
+            report.problem(at, 'lists "peer", and only a Unix socket tells who connects')
     _check_clear_text(callers, listens, reading)
 
 

@@ -74,6 +74,7 @@ from tokenproxy.config.values import LOOPBACK_ADMIN, LOOPBACK_PROXY
 from tokenproxy.core import retries, settings
 from tokenproxy.core.forwarded import CHOICES as FORWARDED
 from tokenproxy.core.grants import TRAITS
+from tokenproxy.core.issuers import KEY_TYPES
 from tokenproxy.core.provider import (
     AUTHORIZATION_CODE,
     PKCE,
@@ -323,16 +324,39 @@ class PeerTable(Table):
     groups: MemberIds = []
 
 
+class JwtTable(Table):
+    issuer: TextOrEmpty = ""
+    subject: TextOrTexts = []
+    claims: Words = {}
+
+
 class CallerTable(Table):
     key: Secrets = []
     basic: BasicTable = BasicTable()
     certificate: CertificateTable = CertificateTable()
     peer: PeerTable = PeerTable()
+    jwt: JwtTable = JwtTable()
     routes: Annotated[list[Text], Field(min_length=1), Kind("list of text")] | None = depends()
     accounts: Annotated[list[Text], Field(min_length=1), Kind("list of text")] | None = depends()
     per_second: Rate = 0.0
     burst: Count = 0
     in_flight: Count = 0
+
+
+class IssuerTable(Table):
+    issuer: TextOrEmpty = required()
+    audience: TextOrTexts = []
+    jwks_url: TextOrEmpty = ""
+    jwks_file: TextOrEmpty = ""
+    algorithms: Annotated[
+        list[Annotated[str, AfterValidator(one_of("an algorithm with a public key", tuple(KEY_TYPES)))]],
+        Field(min_length=1),
+        Kind("list of text"),
+    ] = list(KEY_TYPES)
+    token: Secret = ""
+    tls: TLS = TLS()
+    insecure_http: Flag = False
+    proxy: Annotated[ProxyTable, BeforeValidator(as_proxy)] = ProxyTable()
 
 
 class InjectTable(Table):
@@ -572,6 +596,7 @@ NAMED: Final[Mapping[str, type[Table]]] = {
     "accounts": AccountTable,
     "routes": RouteTable,
     "callers": CallerTable,
+    "issuers": IssuerTable,
     "providers": ProviderTable,
 }
 """Tables of tables with names of the operator's choice."""

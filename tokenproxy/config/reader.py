@@ -23,6 +23,7 @@ from tokenproxy.config import addresses, environment, providers, values
 from tokenproxy.config.accounts import Offers, read_accounts
 from tokenproxy.config.addresses import Listener
 from tokenproxy.config.callers import check_ways, read_callers, read_keys
+from tokenproxy.config.issuers import read_issuers
 from tokenproxy.config.lines import Keys, Lines
 from tokenproxy.config.models import (
     NAMED,
@@ -141,6 +142,7 @@ def _config(raw: dict[str, Any], path: Path, reading: Reading) -> values.Config:
     replay = _section(ReplayTable, raw, "replay", reading)
     limits = Limits(**_section(LimitTable, raw, "limits", reading).model_dump())
     accounts = read_accounts(raw, Offers(raw, reading), reading)
+    issuers = read_issuers(raw, reading)
     callers = read_callers(raw, limits, reading)
     around = Around(
         accounts=accounts,
@@ -179,6 +181,7 @@ def _config(raw: dict[str, Any], path: Path, reading: Reading) -> values.Config:
         accounts=accounts,
         routes=routes,
         callers=callers,
+        issuers=issuers,
         deadlines=Deadlines(**_section(DeadlineTable, raw, "deadlines", reading).model_dump()),
         limits=limits,
         replay=_budget(replay, reading),

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from tokenproxy.core.callers import Caller
+from tokenproxy.core.issuers import Issuer
 from tokenproxy.core.provider import Account, Provider
 from tokenproxy.core.routes import Route
 from tokenproxy.core.settings import (
@@ -120,6 +121,8 @@ class Config:
     routes: tuple[Route, ...]
     callers: tuple[Caller, ...]
     """With these, or with ``server.caller_keys``, who calls must show who it is."""
+    issuers: tuple[Issuer, ...]
+    """Of the tokens that callers may show."""
     deadlines: Deadlines
     limits: Limits
     replay: ReplayBudget

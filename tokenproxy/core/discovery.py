@@ -94,13 +94,13 @@ def _endpoints(document: Mapping[str, Any], issuer: str) -> Mapping[str, str]:
         address = document.get(name)
         if address in (None, ""):
             continue
-        if not isinstance(address, str) or not _trusted(address, issuer):
+        if not isinstance(address, str) or not trusted_address(address, issuer):
             raise WrongMetadataError(f"{name} in its metadata is no https address")
         found[name] = address
     return found
 
 
-def _trusted(address: str, issuer: str) -> bool:
+def trusted_address(address: str, issuer: str) -> bool:
     """https; plain http only where the issuer is so itself, which the config lets pass, and stays on its host."""
     if not _ADDRESS.fullmatch(address):
         return False

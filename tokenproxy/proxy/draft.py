@@ -241,9 +241,13 @@ class Preflight:
 
     __slots__ = ("head",)
 
-    def __init__(self, lane: Lane, origin: bytes, *, private: bool) -> None:
-        """``private``: the browser asks as well whether a page from elsewhere may reach this machine."""
+    def __init__(self, lane: Lane, origin: bytes, *, private: bool, credentials: bool = False) -> None:
+        """
+        ``private``: the browser asks as well whether a page from elsewhere may reach this machine. ``credentials``: some
+        callers show who they are by ``Authorization``.
+        """
         names = [
+            *(["Authorization"] if credentials else []),
             "Content-Type",
             "Tokenproxy-Key",
             "X-Proxy-Authorization",

@@ -308,7 +308,7 @@ class Register:
                 return found
         if not self._takes(ways, BASIC):
             raise self._refusal(side, ways, shown, "a key that is nobody's")
-        right = _same(password, login.passwords if login is not None else ())
+        right = _same(password, login.passwords if login is not None else ("",))
         if right and proof is not None:
             return proof
         who = proof.member.name if proof is not None and proof.member is not None else ""

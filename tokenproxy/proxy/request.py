@@ -326,7 +326,8 @@ class Gate:
         if method == "OPTIONS" and origin is not None and route is not None:
             lane = self._lanes[route.name]
             if _may_ask(lane, origin, message):  # a browser shows no credential when it asks whether it may
-                return _preflight(lane, origin, message)
+                by_field = self._register is not None and bool(self._register.ways & SPENT)
+                return _preflight(lane, origin, message, credentials=by_field)
         member: Member | None = None
         if self._register is not None:
             shown = Shown(keys, proxy_credentials(message) if proxied else credentials, proxied=proxied)
@@ -543,10 +544,11 @@ def _may_ask(lane: Lane, origin: bytes, message: Message) -> bool:
     return listed and any(name.lower() == b"access-control-request-method" for name, _ in message.raw_headers)
 
 
-def _preflight(lane: Lane, origin: bytes, message: Message) -> Request:
+def _preflight(lane: Lane, origin: bytes, message: Message, *, credentials: bool) -> Request:
     request = Request(lane, "", "OPTIONS", b"")
     asks = {name.lower() for name, _ in message.raw_headers}
-    request.draft = Preflight(lane, origin, private=b"access-control-request-private-network" in asks)
+    private = b"access-control-request-private-network" in asks
+    request.draft = Preflight(lane, origin, private=private, credentials=credentials)
     request.modern = message.version == HttpVersion11
     request.keep = not (message.should_close or message.upgrade)
     return request
