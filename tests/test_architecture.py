@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "tokenproxy"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 SHELLS = {"oauth", "proxy", "stores", "admin"}
-LEAVES = {"errors", "log", "metrics"}
+LEAVES = {"errors", "log", "metrics", "audit"}
 ALLOWED = {
     "__init__": set[str](),
     "__main__": {"cli"},
@@ -20,6 +20,7 @@ ALLOWED = {
     "log": set[str](),
     "metrics": set[str](),
     "systemd": set[str](),
+    "audit": {"core", "log", "errors"},
     "core": {"errors"},
     "config": {"core", "errors"},
     **{shell: {"core", *LEAVES} for shell in SHELLS},

@@ -18,13 +18,14 @@ from typing import Any, Final
 
 from aiohttp.web import Application
 
-from tokenproxy import __version__, log, parts, stores
+from tokenproxy import __version__, audit, log, parts, stores
 from tokenproxy import config as configs
 from tokenproxy.admin.api import Desk, metrics_app, socket_app, tcp_app
 from tokenproxy.admin.exposition import Exposition
 from tokenproxy.admin.health import Health
 from tokenproxy.admin.server import Running, serve_tcp, serve_unix
 from tokenproxy.admin.token import AdminToken
+from tokenproxy.audit import AuditLog
 from tokenproxy.config import Admin, Config, MetricsListener
 from tokenproxy.core.interfaces import Accounts, Logins, Spool, Store
 from tokenproxy.errors import StoreError, TokenproxyError
@@ -41,6 +42,7 @@ from tokenproxy.proxy import (
     Change,
     Passed,
     Plane,
+    Refusal,
     RequestLog,
 )
 from tokenproxy.systemd import Notifier, take_sockets
@@ -81,6 +83,7 @@ class App:
         self._stack = stack
         self._tasks = Tasks()
         self._admin_token: AdminToken
+        self._audit: AuditLog | None = None
         self._by_tcp: dict[str, Running] = {}
         """The admin side's listeners that may speak TLS."""
         self._changing = asyncio.Lock()
@@ -100,6 +103,7 @@ class App:
         config = self.config
         log.count_into(self.metrics.log_events)
         parts.hide_secrets(config)
+        self._use_audit(self._audit_of(config))
         parts.check_tls(config)
         parts.check_keys(config)
         self.store = await parts.open_store(config.store, self._environ, self.metrics)
@@ -154,6 +158,7 @@ class App:
             passed=self._passed,
             tokens=self._issuers,
         )
+        self._plane.on_refused = self._refusals()
         await self._listen()
         ticking = self._tasks.start(
             scheduler.run(
@@ -187,7 +192,11 @@ class App:
             now=self.clock.now,
         )
         app = tcp_app(desk, parts.guard(config), parts.login_pages(lambda: self.config, self.logins))
-        self.health.checks = {"store": self._check_store, "tokens": self._check_unstored}
+        self.health.checks = {
+            "store": self._check_store,
+            "tokens": self._check_unstored,
+            "audit": self._check_audit,
+        }
         await self._admin("socket", serve_unix(socket_app(desk), parts.socket_path(config)))
         await self._admin_by_tcp("admin", app, config.admin)
         if config.metrics.listen:
@@ -241,6 +250,39 @@ class App:
             return None
         return f"{count} token {'set is' if count == 1 else 'sets are'} not in the store yet"
 
+    async def _check_audit(self) -> str | None:
+        why = audit.unavailable()
+        return f"the audit log cannot be written: {why}" if why else None
+
+    # -- the audit log -------------------------------------------------------------------------------------------
+
+    def _audit_of(self, config: Config) -> AuditLog | None:
+        """Raises ``TokenproxyError`` where its file cannot be opened."""
+        if not config.audit.file:
+            return None
+        return AuditLog(config.audit, monotonic=self.clock.monotonic, counts=self.metrics.audit)
+
+    def _use_audit(self, found: AuditLog | None) -> None:
+        before, self._audit = self._audit, found
+        audit.use(found)
+        audit.record("audit_begun")
+        if before is not None:
+            before.close()
+
+    def _refusals(self) -> Callable[[Refusal], None] | None:
+        """What the data plane calls for each request that it refuses."""
+        if self._audit is None:
+            return None
+
+        def tell(refusal: Refusal) -> None:
+            audit.record("caller_refused", listener="proxy", **{**asdict(refusal), "actor": "caller"})
+
+        return tell
+
+    def end_audit(self) -> None:
+        """After the last word."""
+        self._use_audit(None)
+
     @property
     def in_flight(self) -> int:
         """Requests under way."""
@@ -293,6 +335,9 @@ class App:
                 self.notifier.ready()
 
     async def _reload(self) -> dict[str, Any]:
+        fresh = None
+        if self._audit is not None:
+            self._audit.reopen()  # also where the config has mistakes: logrotate knows nothing of those
         try:
             reading = configs.begin(self.config.path, self._environ)
             new = await asyncio.to_thread(reading.result)
@@ -300,6 +345,7 @@ class App:
             parts.check_keys(new)
             token = await asyncio.to_thread(parts.admin_token, new)
             contexts = parts.admin_contexts(new)
+            fresh = self._audit_of(new) if new.audit != self.config.audit else None
             change = self._plane.prepared(new.server.listen)
             try:
                 self._plane.swap(parts.plane_settings(new))
@@ -307,6 +353,8 @@ class App:
                 change.abandon()
                 raise
         except TokenproxyError as error:
+            if fresh is not None:
+                fresh.close()
             self.metrics.reloads["failed"] += 1
             log.event(_log, "config_reload_failed", detail=error.message)
             raise
@@ -318,6 +366,9 @@ class App:
         restart = parts.restart_needed(self._begun_with, new)
         if change.waiting:
             restart.insert(0, "server.listen")
+        if new.audit != self.config.audit:
+            self._use_audit(fresh)
+            self._plane.on_refused = self._refusals()
         self.config = new
         parts.hide_secrets(new)
         self._take_admin_token(token)
@@ -335,7 +386,9 @@ class App:
             return await parts.rotate_keys(self.store, self._spool, self.config.store, self._environ)
 
     async def backup(self, path: str) -> dict[str, Any]:
-        return {"path": path, "accounts": await stores.backup_store(self.store, Path(path))}
+        found = {"path": path, "accounts": await stores.backup_store(self.store, Path(path))}
+        log.event(_log, "store_copied", path=path)
+        return found
 
     async def verify(self) -> dict[str, Any]:
         return await stores.verify_store(self.store)
@@ -378,6 +431,7 @@ async def start(
         await app._start()  # noqa: SLF001 - the constructor's other half
     except BaseException:
         await app.close()
+        app.end_audit()
         raise
     return app
 
@@ -417,6 +471,7 @@ async def serve(
         on_ready(app)
         notifier.ready()
         await stop.wait()
+        audit.ACTOR.set(audit.Actor("signal"))
         notifier.stopping()
         log.event(_log, "stopping", in_flight=app.in_flight)
     finally:
@@ -424,6 +479,7 @@ async def serve(
         await tasks.finish(patience=0)
         notifier.close()
         log.event(_log, "stopped")
+        app.end_audit()
     await app.tell_losses()
 
 
@@ -460,6 +516,7 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _reload(app: App) -> None:
+    audit.ACTOR.set(audit.Actor("signal"))
     with suppress(TokenproxyError):  # told by ``reload`` itself
         await app.reload()
 

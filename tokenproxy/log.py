@@ -16,7 +16,7 @@ import sys
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -85,6 +85,11 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "store_warning": Kind(_WARNING, "The store works, and something about its server may cost a login."),
     "key_created": Kind(_INFO, "A new key file was made; without a copy of it stored logins cannot be opened."),
     "key_rotated": Kind(_INFO, "Every row is sealed under the first key of the list."),
+    "store_copied": Kind(_INFO, "A backup of the store was written."),
+    "state_written": Kind(_INFO, "An application put state under `path` of a login."),
+    "state_dropped": Kind(_INFO, "An application dropped state under `path` of a login."),
+    "audit_failed": Kind(_ERROR, "The audit log cannot be written; its lines wait, 10,000 at most."),
+    "audit_recovered": Kind(_INFO, "The audit log is written again."),
     # requests
     "request": Kind(_INFO, 'A request was answered (`log.access = "all"`).'),
     "request_slow": Kind(_INFO, 'A request took long (`log.access = "slow"`).'),
@@ -97,6 +102,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
 """The closed list of events; ``docs/logs.md`` tells the same."""
 
 _counts: MutableMapping[str, int] = {}
+_told: Callable[[str, Mapping[str, Any]], None] | None = None
 
 
 def event(
@@ -109,6 +115,8 @@ def event(
     """
     level = EVENTS[name].level
     _counts[name] = _counts.get(name, 0) + 1
+    if _told is not None:
+        _told(name, fields)
     if logger.isEnabledFor(level):
         logger.log(level, name, exc_info=error, extra={"event": name, "fields": fields})
 
@@ -117,6 +125,12 @@ def count_into(counts: MutableMapping[str, int]) -> None:
     """Count events in ``counts`` (``Metrics.log_events``) from now on."""
     global _counts  # noqa: PLW0603 - logging is global, and so is what it counts
     _counts = counts
+
+
+def tell(told: Callable[[str, Mapping[str, Any]], None] | None) -> None:
+    """Hand each event on to ``audit``, whatever the level; None: to nobody."""
+    global _told  # noqa: PLW0603 - as above
+    _told = told
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------
@@ -385,6 +399,11 @@ def _clean(name: str, value: object, depth: int = 0) -> object:
     if isinstance(value, float) and math.isfinite(value):
         return round(value, 6)
     return _text(value)
+
+
+def cleaned(fields: Mapping[str, object]) -> dict[str, Any]:
+    """Fields without secrets, ready for JSON."""
+    return {name: _clean(name, value) for name, value in fields.items()}
 
 
 def _text(value: object) -> str:

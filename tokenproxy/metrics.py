@@ -147,6 +147,8 @@ class Metrics:
         self.reloads: dict[str, int] = {"ok": 0, "failed": 0}
         self.last_reload_success: float | None = None
         self.log_events: dict[str, int] = {}
+        self.audit: dict[str, int] = {"written": 0, "lost": 0}
+        """Lines of the audit log, by result."""
         self.callers_connected = 0
         self.callers: dict[str, dict[str, int]] = {}
         """Named caller -> ``let_in``, ``not_allowed``, ``overloaded`` -> requests."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -10,18 +12,21 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from tokenproxy import audit, log, parts, stores
 from tokenproxy import config as configs
-from tokenproxy import parts, stores
 from tokenproxy.admin.api import pages_app
 from tokenproxy.admin.client import AdminClient, LoginClient
 from tokenproxy.admin.operations import LoginOperations
 from tokenproxy.admin.server import serve_tcp
+from tokenproxy.audit import AuditLog
 from tokenproxy.config import Config
 from tokenproxy.core.interfaces import Accounts, Logins, Spool, Store
 from tokenproxy.errors import NotRunningError
 from tokenproxy.metrics import Metrics
 from tokenproxy.oauth.accounts import OperatorAccounts
 from tokenproxy.oauth.source import Source
+
+_log = logging.getLogger("tokenproxy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +56,9 @@ class OperatorFace:
         if self._client is not None:
             return await self._client.backup(path)
         assert self._store is not None  # noqa: S101 - one of the two is there
-        return {"path": path, "accounts": await stores.backup_store(self._store, Path(path))}
+        found = {"path": path, "accounts": await stores.backup_store(self._store, Path(path))}
+        log.event(_log, "store_copied", path=path)
+        return found
 
     async def verify(self) -> dict[str, Any]:
         """What ``stores.verify_store`` says. Raises ``StoreError``."""
@@ -128,6 +135,24 @@ async def _offline(
     config: Config, environ: Mapping[str, str], *, create: bool
 ) -> AsyncIterator[OperatorFace]:
     metrics, clock = Metrics(), parts.SystemClock()
+    written = None
+    if config.audit.file:
+        written = AuditLog(config.audit, monotonic=clock.monotonic, late=not config.audit.required)
+        audit.ACTOR.set(audit.Actor(f"command:uid={os.getuid()}"))
+    audit.use(written)
+    try:
+        async with _opened(config, environ, create=create, metrics=metrics, clock=clock) as face:
+            yield face
+    finally:
+        audit.use(None)
+        if written is not None:
+            written.close()
+
+
+@asynccontextmanager
+async def _opened(
+    config: Config, environ: Mapping[str, str], *, create: bool, metrics: Metrics, clock: parts.SystemClock
+) -> AsyncIterator[OperatorFace]:
     if create or config.store.database or stores.store_exists(config.store.url):
         store = await parts.open_store(config.store, environ, metrics)
         spool = await parts.open_spool(config.store, environ)

@@ -14,6 +14,8 @@ from tokenproxy.admin.problems import CONTENT_TYPE
 
 JSON: Final = "application/json"
 TEXT: Final = "text/plain"
+CODE: Final = web.ResponseKey("code", str)
+"""Of a problem; for the audit log."""
 BODY_DEADLINE: Final = 10.0
 """Seconds for all of a request's body."""
 
@@ -39,6 +41,7 @@ def refuse(status: int, code: str, detail: str, *, next_step: str = "") -> web.R
 
 def problem_answer(body: dict[str, Any], *, retry_after: float | None = None) -> web.Response:
     answer = json_answer(body, status=body["status"], content_type=CONTENT_TYPE)
+    answer[CODE] = body["code"]
     if retry_after is not None:
         answer.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
     return answer

@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from tokenproxy import __version__
+from tokenproxy import __version__, audit
 from tokenproxy.admin import answers, page
+from tokenproxy.admin.acting import begin_acting, is_a_change, request_id, tell_call, with_token
 from tokenproxy.admin.answers import (
     JSON,
     TEXT,
@@ -285,7 +286,8 @@ def _app(
     return app
 
 
-async def _harden(_: web.Request, response: web.StreamResponse) -> None:
+async def _harden(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["X-Request-Id"] = request_id(request)
     own = response.headers.get("Content-Security-Policy")
     response.headers.update(_HEADERS)
     if own is not None:
@@ -314,8 +316,18 @@ def _errors(guard: Guard | None, lets_in: Callable[[web.Request], bool]) -> Any:
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        begin_acting(request)
         if guard is not None and (refusal := _refusal(guard, request, lets_in)) is not None:
             return refusal
+        if not is_a_change(request):
+            return await answered(request, handler)
+        if why := audit.unavailable():
+            return refuse(503, "audit_unavailable", f"Nothing is changed while the audit log fails: {why}.")
+        found = await answered(request, handler)
+        tell_call(request, found)
+        return found
+
+    async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
         except TokenproxyError as error:
@@ -374,6 +386,7 @@ def _with_token(handler: Handler, token: Callable[[], AdminToken]) -> Handler:
     async def checked(request: web.Request) -> web.StreamResponse:
         wanted = token()
         if wanted.is_shown_by(request.headers.getall("Authorization", ())):
+            with_token()
             return await handler(request)
         event(_log, "caller_refused", code="admin_token_required", listener="admin")
         answer = refuse(

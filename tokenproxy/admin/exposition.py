@@ -88,6 +88,12 @@ class _Ours(Collector):
         )
         yield from _config(self._metrics)
         yield _counter(
+            "tokenproxy_audit_lines",
+            "Lines of the audit log; lost ones came while it could not be written.",
+            ("result",),
+            (((result,), count) for result, count in self._metrics.audit.items()),
+        )
+        yield _counter(
             "tokenproxy_log_events",
             "Events by name, also those that the log level keeps quiet.",
             ("event",),

@@ -383,7 +383,9 @@ _RESPONSES: Final[Schema] = {
     "422": _problem("bad_import, bad_login, bad_state, config_invalid, refused: understood, and not done."),
     "500": _problem("unexpected_error: the log says what."),
     "502": _problem("provider_unavailable.", headers=_WAIT),
-    "503": _problem("store_failed, store_locked, store_sealed, store_unavailable.", headers=_WAIT),
+    "503": _problem(
+        "store_failed, store_locked, store_sealed, store_unavailable, audit_unavailable.", headers=_WAIT
+    ),
 }
 
 _OF_AN_ACCOUNT: Final = {each: _response(each) for each in ("404", "503")}
@@ -584,7 +586,10 @@ _SHARED_PATHS: Final[Schema] = {
         "post": _call(
             "reload",
             "Read the config file again",
-            {"200": _answer("It is in force.", _schema("Reloaded")), "422": _response("422")},
+            {
+                "200": _answer("It is in force.", _schema("Reloaded")),
+                **{each: _response(each) for each in ("422", "503")},
+            },
             token=True,
             body=_ANY_JSON,
         )

@@ -579,6 +579,12 @@ class LogTable(Table):
     slow: Seconds = 1.0
 
 
+class AuditTable(Table):
+    file: TextOrEmpty = ""
+    fsync: Flag = False
+    required: Flag = False
+
+
 SECTIONS: Final[Mapping[str, type[Table]]] = {
     "server": Server,
     "admin": Admin,
@@ -589,6 +595,7 @@ SECTIONS: Final[Mapping[str, type[Table]]] = {
     "limits": LimitTable,
     "renew": RenewTable,
     "log": LogTable,
+    "audit": AuditTable,
 }
 """Tables that exist once."""
 

@@ -30,6 +30,7 @@ from tokenproxy.config.models import (
     SECTIONS,
     TLS,
     Admin,
+    AuditTable,
     DeadlineTable,
     LimitTable,
     ListenTable,
@@ -50,6 +51,7 @@ from tokenproxy.core.callers import Caller
 from tokenproxy.core.database import place_of
 from tokenproxy.core.routes import Route
 from tokenproxy.core.settings import (
+    Audit,
     Deadlines,
     Limits,
     Listen,
@@ -187,7 +189,19 @@ def _config(raw: dict[str, Any], path: Path, reading: Reading) -> values.Config:
         replay=_budget(replay, reading),
         renew=RenewPolicy(**_section(RenewTable, raw, "renew", reading).model_dump()),
         log=values.LogSettings(**_section(LogTable, raw, "log", reading).model_dump()),
+        audit=_audit(_section(AuditTable, raw, "audit", reading), reading),
     )
+
+
+def _audit(table: AuditTable, reading: Reading) -> Audit:
+    file = table.file if table.file in {"", "stdout", "stderr"} else str(reading.base / table.file)
+    if not file:
+        for name in ("fsync", "required"):
+            if getattr(table, name):
+                reading.report.problem(("audit", name), "needs file beside it")
+    elif "/" in file and not Path(file).parent.is_dir():
+        reading.report.problem(("audit", "file"), f"no such folder: {Path(file).parent}")
+    return Audit(file=file, fsync=table.fsync, required=table.required)
 
 
 def _section(model: type[AnyTable], raw: dict[str, Any], name: str, reading: Reading) -> AnyTable:

@@ -14,6 +14,7 @@ from tokenproxy.core.provider import Account, Provider
 from tokenproxy.core.routes import Route
 from tokenproxy.core.settings import (
     MIB,
+    Audit,
     Deadlines,
     Limits,
     Listen,
@@ -128,6 +129,7 @@ class Config:
     replay: ReplayBudget
     renew: RenewPolicy
     log: LogSettings
+    audit: Audit = field(default_factory=Audit)
     warnings: tuple[Problem, ...] = ()
     """What ``check`` says although the config works."""
 

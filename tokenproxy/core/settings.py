@@ -125,3 +125,15 @@ class Listen:
     """Other processes may listen on the same TCP port (SO_REUSEPORT); the kernel spreads connections over them."""
     local: bool = False
     """Nobody says who may call, so that what systemd passes must be out of other machines' reach."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """Where the audit log is written, and how much depends on it."""
+
+    file: str = ""
+    """An absolute path, ``stdout`` or ``stderr``; empty: nowhere."""
+    fsync: bool = False
+    """Each batch of lines is on the disk before the next is written."""
+    required: bool = False
+    """While it cannot be written, the program is not ready, and the admin API changes nothing."""

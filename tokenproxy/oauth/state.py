@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from tokenproxy import log
 from tokenproxy.core.interfaces import MOST_STATE, Clock, StateValue, Store
 from tokenproxy.core.placeholders import LONGEST_PATH, LONGEST_VALUE, Values, valid_path
 from tokenproxy.core.provider import EMPTY_SETTINGS, Account, table_of
 from tokenproxy.errors import BadStateError, NoStateError
 from tokenproxy.oauth.accounts import configured
+
+_log: Final = logging.getLogger("tokenproxy.oauth")
 
 _STEP: Final = "correct the call; docs/admin-api.md says what a value is"
 
@@ -52,6 +56,7 @@ class LoginState:
                     account=account,
                     next_step=f"drop some: DELETE /api/accounts/{account}/state/PATH",
                 )
+        log.event(_log, "state_written", account=account, path=path)
         return _without_value(path, value)
 
     async def drop(self, account: str, path: str) -> dict[str, Any]:
@@ -59,6 +64,7 @@ class LoginState:
         _check_path(account, path)
         if not await self._store.put_state(account, path, None):
             raise _none(account, path)
+        log.event(_log, "state_dropped", account=account, path=path)
         return {"path": path}
 
     # what requests ask

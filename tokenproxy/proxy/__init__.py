@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenproxy.proxy.doors import NONE_PASSED, Change, ListenError, Passed
 from tokenproxy.proxy.plane import Plane, PlaneSettings
-from tokenproxy.proxy.record import RequestLog
+from tokenproxy.proxy.record import Refusal, RequestLog
 from tokenproxy.proxy.tls import TLSFileError, server_context, tls_context
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Passed",
     "Plane",
     "PlaneSettings",
+    "Refusal",
     "RequestLog",
     "TLSFileError",
     "server_context",

@@ -17,6 +17,7 @@ from tokenproxy.proxy.exchange import Exchange
 from tokenproxy.proxy.parsers import BUFFER, head_too_large, request_parser, request_problem, stream
 from tokenproxy.proxy.plain import LONGEST_LENGTH, Message, Payload, Whole
 from tokenproxy.proxy.problem import ProblemError, bad_request, render
+from tokenproxy.proxy.record import Refusal
 from tokenproxy.proxy.side import Side
 
 if TYPE_CHECKING:
@@ -344,9 +345,16 @@ class CallerSide(Side):
         """Answer input that never became a request, and close."""
         refused = self.plane.metrics.refused
         refused[problem.code] = refused.get(problem.code, 0) + 1
+        if self.plane.on_refused is not None:
+            self.plane.on_refused(Refusal(problem.code, "", self.peer()))
         head, body = render(problem, date=self.plane.date_line())
         self.transport.write(head + body)
         self._finish(unread=True)
+
+    def peer(self) -> str:
+        """The other end's address; empty for a Unix socket's."""
+        found = self.transport.get_extra_info("peername")
+        return str(found[0]) if isinstance(found, tuple) else ""
 
     def _finish(self, *, unread: bool) -> None:
         """Close so that the caller can still read the answer."""

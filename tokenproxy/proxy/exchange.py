@@ -46,7 +46,7 @@ from tokenproxy.proxy.plain import Answer, Message, Payload
 from tokenproxy.proxy.pool import Pool
 from tokenproxy.proxy.problem import LostError, ProblemError, render, upstream_invalid
 from tokenproxy.proxy.proof import nonce_of, wants_nonce
-from tokenproxy.proxy.record import RequestLog
+from tokenproxy.proxy.record import Refusal, RequestLog
 from tokenproxy.proxy.register import UnprovenError
 from tokenproxy.proxy.request import VIA, Request, SettledError
 from tokenproxy.proxy.side import Side
@@ -738,6 +738,9 @@ class Exchange:
         self.status = problem.status
         self.code = problem.code
         self.result = problem.kind.result
+        if self.plane.on_refused is not None and self.result == "refused":
+            named = problem.lane.route.name if isinstance(problem, LaneError) else route
+            self.plane.on_refused(Refusal(self.code, named, self.caller.peer(), problem.caller))
         keep = (
             request is not None
             and request.keep

@@ -29,7 +29,7 @@ from tokenproxy.proxy.lane import Lane, Turns
 from tokenproxy.proxy.outgoing import Outgoing
 from tokenproxy.proxy.parsers import check_parsers
 from tokenproxy.proxy.pool import Pool, Resolve, Visits, resolved
-from tokenproxy.proxy.record import RequestLog
+from tokenproxy.proxy.record import Refusal, RequestLog
 from tokenproxy.proxy.register import Register
 from tokenproxy.proxy.request import Gate
 from tokenproxy.proxy.tls import Stamp, stamp, tls_context
@@ -93,6 +93,8 @@ class Plane:
         self.values = values
         self.metrics = metrics
         self.on_request = on_request
+        self.on_refused: Callable[[Refusal], None] | None = None
+        """None costs nothing, a refusal included."""
         self.monotonic = clock.monotonic
         self.draining = False
         self.callers: set[CallerSide] = set()

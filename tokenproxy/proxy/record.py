@@ -5,6 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request that was refused for what it was or where it came from, and not for how things stand."""
+
+    code: str
+    route: str
+    """Empty where it was refused before a route was found."""
+    peer: str
+    caller: str = ""
+    """The name of an application that showed who it is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLog:
     route: str
