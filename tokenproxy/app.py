@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict
 from datetime import timedelta
@@ -21,6 +21,9 @@ from aiohttp.web import Application
 from tokenproxy import __version__, audit, log, parts, stores
 from tokenproxy import config as configs
 from tokenproxy.admin.api import Desk, metrics_app, socket_app, tcp_app
+from tokenproxy.admin.dashboard.history import History
+from tokenproxy.admin.dashboard.pages import Dashboard
+from tokenproxy.admin.dashboard.sight import Found, Sight
 from tokenproxy.admin.exposition import Exposition
 from tokenproxy.admin.health import Health
 from tokenproxy.admin.server import Running, serve_tcp, serve_unix
@@ -88,6 +91,7 @@ class App:
         """The admin side's listeners that may speak TLS."""
         self._changing = asyncio.Lock()
         self._started = self.clock.monotonic()
+        self.history = History(self.metrics, self.clock) if config.admin.dashboard else None
         self.store: Store
         self._spool: Spool
         self.source: Source
@@ -102,6 +106,8 @@ class App:
     async def _start(self) -> None:
         config = self.config
         log.count_into(self.metrics.log_events)
+        if self.history is not None:
+            self._stack.callback(log.listen(self.history.timeline.hear))
         parts.hide_secrets(config)
         self._use_audit(self._audit_of(config))
         parts.check_tls(config)
@@ -154,6 +160,7 @@ class App:
             clock=self.clock,
             metrics=self.metrics,
             on_request=_request_log(config),
+            recent=self.history.recent.rows if self.history is not None else None,
             values=self.state,
             passed=self._passed,
             tokens=self._issuers,
@@ -170,6 +177,9 @@ class App:
             name="scheduler",
         )
         self._stack.callback(ticking.cancel)
+        if self.history is not None:
+            remembering = self._tasks.start(self.history.run(), name="history")
+            self._stack.callback(remembering.cancel)
         self._tasks.start(self._become_ready(), name="become ready")
         for warning in config.warnings:
             log.event(_log, "config_warning", key=warning.path, detail=warning.message, line=warning.line)
@@ -189,9 +199,9 @@ class App:
             ),
             token=lambda: self._admin_token,
             states=self.state,
-            now=self.clock.now,
         )
-        app = tcp_app(desk, parts.guard(config), parts.login_pages(lambda: self.config, self.logins))
+        pages = parts.login_pages(lambda: self.config, self.logins)
+        app = tcp_app(desk, parts.guard(config), pages, self._dashboard())
         self.health.checks = {
             "store": self._check_store,
             "tokens": self._check_unstored,
@@ -203,6 +213,31 @@ class App:
             await self._admin_by_tcp("metrics", metrics_app(desk), config.metrics)
         self._stack.push_async_callback(self._drain)
         await self._open(self._plane.prepared(config.server.listen))
+
+    def _dashboard(self) -> Dashboard | None:
+        if self.history is None:
+            return None
+        return Dashboard(
+            Sight(
+                accounts=self.accounts,
+                logins=self.logins,
+                operations=self,
+                health=self.health,
+                history=self.history,
+                token=lambda: self._admin_token,
+                clock=self.clock,
+                routes=lambda: self.config.routes,
+                tables=lambda: self.config.accounts,
+                metrics=self.metrics,
+                store=self.store,
+                store_name=self.config.store.name,
+                unstored=lambda: self.source.unstored,
+                in_flight=lambda: self.in_flight,
+                examine=self._examine,
+                public_url=self.config.admin.public_url,
+                insecure_http=self.config.admin.insecure_http,
+            )
+        )
 
     async def _open(self, change: Change) -> None:
         """Take callers where the config says now, and tell what that changes."""
@@ -235,6 +270,16 @@ class App:
     def _take_admin_token(self, token: AdminToken) -> None:
         log.register_secret(token.value, lasting=True)
         self._admin_token = token
+
+    async def _examine(self, offline: bool) -> Sequence[Found]:  # noqa: ARG002, FBT001 - doctor's will ask others
+        found = [Found("bad", name, reason) for name, reason in (await self.health.reasons()).items()]
+        found += [Found("warn", each.path, each.message) for each in self.config.warnings]
+        return found or [Found("good", "readiness", "requests may come here")]
+
+    @property
+    def admin_token_place(self) -> str:
+        """Where a person finds the admin token."""
+        return self._admin_token.place
 
     async def _become_ready(self) -> None:
         await self.source.recovered(patience=RECOVERY_PATIENCE)
@@ -373,7 +418,7 @@ class App:
         parts.hide_secrets(new)
         self._take_admin_token(token)
         self.source.configure(new.accounts, new.renew)
-        self._plane.on_request = _request_log(new)
+        self._plane.tell_requests(_request_log(new))
         log.setup(new.log.level, new.log.format)
         await self._open(change)
         self.metrics.reloads["ok"] += 1

@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -66,7 +66,10 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "login_required": Kind("failed", "The provider ended the grant, for `reason`."),
     "misconfigured": Kind("failed", "The provider refuses the client registration, for `reason`."),
     "registration_changed": Kind("failed", "Tokens of another registration are not sent."),
+    "signed_in": Kind("ok", "Somebody showed the admin token to the dashboard."),
+    "signed_out": Kind("ok", "Somebody ended their session of the dashboard."),
     # who may not
+    "sign_in_refused": Kind("refused", "Somebody showed a wrong admin token to the dashboard."),
     "caller_refused": Kind(
         "refused", "Requests were refused, for `reason`; `times` counts those of a minute."
     ),
@@ -352,7 +355,9 @@ def _opened(file: str) -> int:
 
 @dataclass(slots=True)
 class _Current:
-    audit: AuditLog | None = field(default=None)
+    audit: AuditLog | None = None
+    stop: Callable[[], None] | None = None
+    """Ends that the log tells us."""
 
 
 _current: Final = _Current()
@@ -363,7 +368,9 @@ _BY_REQUEST: Final = frozenset({"caller_unauthorized", "not_allowed"})
 def use(audit: AuditLog | None) -> None:
     """From now on this one is told; None: nobody is, which costs nothing."""
     _current.audit = audit
-    log.tell(None if audit is None else _heard)
+    if _current.stop is not None:
+        _current.stop()
+    _current.stop = None if audit is None else log.listen(_heard)
 
 
 def unavailable() -> str:

@@ -76,6 +76,10 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "login_begun": Kind(_INFO, "Somebody began a login; `login` tells attempts apart."),
     "login_succeeded": Kind(_INFO, "A login brought what it was for."),
     "login_failed": Kind(_WARNING, "A login ended without tokens, for `reason`."),
+    # the dashboard
+    "signed_in": Kind(_INFO, "Somebody at `peer` showed the admin token and has a session of the dashboard."),
+    "signed_out": Kind(_INFO, "Somebody ended their session of the dashboard."),
+    "sign_in_refused": Kind(_WARNING, "Somebody at `peer` showed a wrong admin token to the dashboard."),
     # the store
     "store_failed": Kind(_ERROR, "The store could not be read or written."),
     "spool_failed": Kind(_ERROR, "The spool failed too: a token set that the store does not take is in memory alone."),
@@ -102,7 +106,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
 """The closed list of events; ``docs/logs.md`` tells the same."""
 
 _counts: MutableMapping[str, int] = {}
-_told: Callable[[str, Mapping[str, Any]], None] | None = None
+_listeners: tuple[Callable[[str, Mapping[str, Any]], None], ...] = ()
 
 
 def event(
@@ -115,8 +119,8 @@ def event(
     """
     level = EVENTS[name].level
     _counts[name] = _counts.get(name, 0) + 1
-    if _told is not None:
-        _told(name, fields)
+    for hear in _listeners:
+        hear(name, fields)
     if logger.isEnabledFor(level):
         logger.log(level, name, exc_info=error, extra={"event": name, "fields": fields})
 
@@ -127,10 +131,20 @@ def count_into(counts: MutableMapping[str, int]) -> None:
     _counts = counts
 
 
-def tell(told: Callable[[str, Mapping[str, Any]], None] | None) -> None:
-    """Hand each event on to ``audit``, whatever the level; None: to nobody."""
-    global _told  # noqa: PLW0603 - as above
-    _told = told
+def listen(hear: Callable[[str, Mapping[str, Any]], None]) -> Callable[[], None]:
+    """
+    Give every event and its fields to ``hear`` as well, whatever the level, from any thread; the answer ends that.
+
+    They have not passed ``redact`` yet.
+    """
+    global _listeners  # noqa: PLW0603 - as above
+    _listeners = (*_listeners, hear)
+
+    def end() -> None:
+        global _listeners  # noqa: PLW0603
+        _listeners = tuple(each for each in _listeners if each is not hear)
+
+    return end
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------

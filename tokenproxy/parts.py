@@ -256,6 +256,8 @@ def restart_needed(old: Config, new: Config) -> list[str]:
         "admin.listen": (old.admin.listen, new.admin.listen),
         "admin.public_url": (old.admin.public_url, new.admin.public_url),
         "admin.cert_file": (bool(old.admin.tls.cert_file), bool(new.admin.tls.cert_file)),
+        "admin.dashboard": (old.admin.dashboard, new.admin.dashboard),
+        "admin.insecure_http": (old.admin.insecure_http, new.admin.insecure_http),
         "metrics.listen": (old.metrics.listen, new.metrics.listen),
         "metrics.cert_file": (bool(old.metrics.tls.cert_file), bool(new.metrics.tls.cert_file)),
         "store": (old.store, new.store),

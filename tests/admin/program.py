@@ -184,3 +184,25 @@ def gauges() -> list[AccountGauge]:
             "books", {"ok": 2, "login_required": 1}, token_expiry=1e9, refresh_token_expiry=None, overdue=1
         )
     ]
+
+
+@dataclass(frozen=True)
+class Found:
+    """As ``doctor`` finds it."""
+
+    level: str
+    name: str
+    sentence: str
+    remedy: str = ""
+
+
+async def examined(offline: bool) -> list[Found]:
+    found = [
+        Found("good", "config", "config.toml, 2 routes"),
+        Found("warn", "store", "lies on <overlayfs>.", "mount a volume"),
+    ]
+    return (
+        found
+        if offline
+        else [*found, Found("bad", "provider login.example", "its certificate ended", "tell them")]
+    )

@@ -194,7 +194,6 @@ async def test_a_link_or_redirect_from_another_site_is_let_in(tcp: Running, path
         ("/callback/posting", "POST", {"Content-Type": "text/plain"}),
         ("/callback", "POST", {"Content-Type": FORM}),
         ("/login/l1", "POST", {"Content-Type": FORM}),
-        ("/", "GET", {}),
         ("/api/accounts", "GET", {}),
         ("/callbacks", "GET", {}),
         ("/metrics", "GET", {}),

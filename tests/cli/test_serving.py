@@ -33,7 +33,10 @@ async def test_on_a_terminal_serve_says_where_to_point_the_app(setup: Setup) -> 
     assert lines[0].endswith("tokenproxy.db (1 login)")
     assert f"->  {setup.api.url}" in lines[1]
     assert "token until" in lines[1]
-    assert "status page, /metrics, /healthz" in lines[2]
+    assert "dashboard, /metrics, /healthz" in lines[2]
+    assert lines[3].startswith("The dashboard asks for the admin token: it is in the file /")
+    assert lines[3].endswith("tokenproxy.db.admin-token.")
+    assert Path(lines[3].partition("the file ")[2].removesuffix(".")).read_text().strip() not in ended.out
     assert "Point the app at http://127.0.0.1:" in ended.out
     assert "leave its Authorization header out." in ended.out
 

@@ -17,6 +17,7 @@ import pytest
 from tests.simulators import Changes
 from tests.stores.clusters import sql, with_options
 from tests.stores.values import GONE, KEY, LEASE, LOST, NOW, OK, OTHER_KEY, adopt, claim, commit, tokens
+from tokenproxy import __version__
 from tokenproxy.core.interfaces import StateValue
 from tokenproxy.core.settings import SharedStore
 from tokenproxy.errors import SealError, StoreError
@@ -424,3 +425,25 @@ async def test_without_the_package_it_is_one_sentence(monkeypatch: pytest.Monkey
     with pytest.raises(StoreError, match="is not installed") as refused:
         await open_store("postgresql://127.0.0.1/x", [KEY])
     assert refused.value.next_step == "pip install 'tokenproxy[postgres]'"
+
+
+# --- who is there, for people ---------------------------------------------------------------------------------------
+
+
+async def test_replicas_and_the_holder_of_a_lease_are_known_by_name(dsn: str) -> None:
+    """At three in the morning: which of them is at it?"""
+    async with opened(dsn) as one:
+        await adopt(one)
+        assert await one.holder("crm/anna") == ""
+        held = await claim(one)
+        async with opened(dsn) as two:
+            two.watch(lambda *_: None)
+            async with asyncio.timeout(10):
+                while len(await two.replicas()) < 2:
+                    await asyncio.sleep(0.005)
+            names = {each.name for each in await two.replicas()}
+            assert len(names) == 1, "host and process are the same here"
+            assert await two.holder("crm/anna") in names
+            assert {each.version for each in await two.replicas()} == {__version__}
+        await commit(one, held)
+        assert await one.holder("crm/anna") == ""

@@ -1,1 +1,1 @@
-"""Faces operators, on its own listeners: health, metrics, the API and a start page. Nothing here is on a request's path."""
+"""Faces operators, on its own listeners: health, metrics, the API and a dashboard. Nothing here is on a request's path."""

@@ -21,7 +21,7 @@ NOBODY: Final = "nobody"
 
 
 def begin_acting(request: web.Request) -> None:
-    """Until somebody shows more; the dashboard's session, say, sets an actor of its own in this place."""
+    """Until somebody shows more."""
     request[_ID] = secrets.token_hex(8)
     name, peer = _who(request)
     ACTOR.set(Actor(name, peer, request[_ID]))
@@ -30,6 +30,11 @@ def begin_acting(request: web.Request) -> None:
 def with_token() -> None:
     """The admin token was shown."""
     ACTOR.set(replace(ACTOR.get(), name="admin_token"))
+
+
+def with_session() -> None:
+    """Somebody has signed in to the dashboard."""
+    ACTOR.set(replace(ACTOR.get(), name="dashboard"))
 
 
 def request_id(request: web.Request) -> str:

@@ -13,13 +13,12 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from aiohttp import web
 
-from tokenproxy import __version__, audit
-from tokenproxy.admin import answers, page
+from tokenproxy import audit
+from tokenproxy.admin import answers
 from tokenproxy.admin.acting import begin_acting, is_a_change, request_id, tell_call, with_token
 from tokenproxy.admin.answers import (
     JSON,
@@ -33,6 +32,7 @@ from tokenproxy.admin.answers import (
     refuse,
     typed,
 )
+from tokenproxy.admin.dashboard.pages import Dashboard
 from tokenproxy.admin.exposition import Exposition
 from tokenproxy.admin.guard import Guard
 from tokenproxy.admin.health import Health
@@ -52,9 +52,6 @@ LONGEST_BODY: Final = 1024 * 1024
 
 LONGEST_PAGE: Final = 1000
 """Accounts in one page of the list."""
-ROWS: Final = 200
-"""Accounts on the start page; more are counted, and those that are not well are shown."""
-
 PIECE: Final = 100
 """Accounts that are told at once: 5 ms of work."""
 _ACCOUNT: Final = r"/api/accounts/{account:[^/]+(?:/(?!(?:refresh|tokens|rebind|state)$)[^/]+)?}"
@@ -67,9 +64,7 @@ _SOCKET: Final = web.AppKey("socket", bool)
 
 _HEADERS: Final = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": (
-        f"default-src 'none'; style-src {page.STYLE_HASH}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -77,6 +72,9 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+
+_OWN: Final = ("Cache-Control", "Content-Security-Policy", "Referrer-Policy")
+"""What a page may say for itself."""
 
 _HTTP_ERRORS: Final = {
     404: ("not_found", "There is nothing at this address; docs/admin-api.md lists what there is."),
@@ -98,7 +96,6 @@ class Desk:
     token: Callable[[], AdminToken]
     """The one in force: a reload may change it."""
     states: States
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     # health and metrics
 
@@ -153,16 +150,6 @@ class Desk:
         info = await self.operations.info()
         reasons = await self.health.reasons()
         return json_answer({**info, "ready": not reasons, "reasons": reasons})
-
-    async def start_page(self, _: web.Request) -> web.Response:
-        reasons = await self.health.reasons()
-        overview, trouble = page.NO_OVERVIEW, ""
-        try:
-            overview = await self.accounts.overview(rows=ROWS)
-        except TokenproxyError as error:
-            trouble = f"{error.message} {error.next_step}".strip()
-        html = page.render(overview, reasons, now=self.now(), version=__version__, trouble=trouble)
-        return web.Response(text=html, content_type="text/html", status=503 if trouble else 200)
 
     # changing
 
@@ -247,14 +234,24 @@ def socket_app(desk: Desk) -> web.Application:
     return _app([*desk.probes(), *desk.changes(), *desk.copies(), *desk.readings()], socket=True)
 
 
-def tcp_app(desk: Desk, guard: Guard, pages: LoginPages) -> web.Application:
+def tcp_app(
+    desk: Desk, guard: Guard, pages: LoginPages, dashboard: Dashboard | None = None
+) -> web.Application:
     """Pages, health, metrics and reading for everybody on this machine; changes for who has the token."""
     changes = [
         web.route(change.method, change.path, _with_token(change.handler, desk.token))
         for change in desk.changes()
     ]
-    routes = [web.get("/", desk.start_page), *pages.routes(), *desk.probes(), *changes, *desk.readings()]
-    return _app(routes, guard=guard, lets_in=pages.lets_in)
+    routes = [*pages.routes(), *desk.probes(), *changes, *desk.readings()]
+    if dashboard is None:
+        return _app(routes, guard=guard, lets_in=pages.lets_in)
+    app = _app(
+        [*routes, *dashboard.routes()],
+        guard=guard,
+        lets_in=lambda request: pages.lets_in(request) or dashboard.lets_in(request),
+    )
+    app.on_shutdown.append(dashboard.live.close)
+    return app
 
 
 def pages_app(guard: Guard, pages: LoginPages) -> web.Application:
@@ -288,10 +285,8 @@ def _app(
 
 async def _harden(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["X-Request-Id"] = request_id(request)
-    own = response.headers.get("Content-Security-Policy")
-    response.headers.update(_HEADERS)
-    if own is not None:
-        response.headers["Content-Security-Policy"] = own
+    own = {name: response.headers[name] for name in _OWN if name in response.headers}
+    response.headers.update({**_HEADERS, **own})
 
 
 def _one_by_one() -> Any:

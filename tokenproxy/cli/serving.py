@@ -79,7 +79,8 @@ async def _tell(call: Call, running: App) -> None:
             statuses += [await running.accounts.status(account) for account in sorted(named - told)]
     except TokenproxyError:  # the store's own error is in the log; the addresses are still worth telling
         pass
-    for line in start_lines(call, running.config, running.addresses, statuses, logins=logins):
+    place = running.admin_token_place
+    for line in start_lines(call, running.config, running.addresses, statuses, logins=logins, sign_in=place):
         call.out.note(call.step(line))
 
 
@@ -90,8 +91,13 @@ def start_lines(
     statuses: Sequence[Mapping[str, Any]],
     *,
     logins: int,
+    sign_in: str = "",
 ) -> list[str]:
-    """What ``serve`` says when every listener is bound; ``logins``: how many there are, told or not."""
+    """
+    What ``serve`` says when every listener is bound.
+
+    ``logins``: how many there are, told or not; ``sign_in``: where the admin token is.
+    """
     routes = counted(len(config.routes), "route")
     store = f"store {shown_store(config.store)} ({counted(logins, 'login')})"
     lines = [f"tokenproxy {__version__}   {call.config}, {routes}, {store}"]
@@ -106,11 +112,14 @@ def start_lines(
         )
         for route in config.routes
     ]
-    pages = "status page, /metrics, /healthz"
-    rows.append(("admin", _page(addresses["admin"]), "", pages, ""))
+    pages = "dashboard, /metrics, /healthz" if config.admin.dashboard else "/metrics, /healthz"
+    rows.append(("admin", _page(addresses["admin"], secure=bool(config.admin.tls.cert_file)), "", pages, ""))
     if "metrics" in addresses:
-        rows.append(("metrics", _page(addresses["metrics"]), "", "/metrics, /healthz, /readyz", ""))
+        metrics = _page(addresses["metrics"], secure=bool(config.metrics.tls.cert_file))
+        rows.append(("metrics", metrics, "", "/metrics, /healthz, /readyz", ""))
     lines.append(table(rows, indent="  "))
+    if config.admin.dashboard:
+        lines.append(f"The dashboard asks for the admin token: it is in {sign_in}.")
     lines += _needed(statuses)
     if config.routes:
         lines.append(_how_to_begin(config.routes[0], addresses["proxy"], secure=_secure(config)))

@@ -166,6 +166,7 @@ class Admin(Table):
     client_ca_file: TextOrEmpty = ""
     token: Secret = ""
     return_to: Texts = []
+    dashboard: Flag = True
 
 
 class Metrics(Table):

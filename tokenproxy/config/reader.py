@@ -429,24 +429,28 @@ def _caller_keys(table: Server, reading: Reading) -> tuple[str, ...]:
 
 
 def _admin(table: Admin, listening: Listener | None, reading: Reading) -> values.Admin:
-    at = ("admin", "public_url")
-    found = values.Admin(
+    own = _own_url(listening, "https" if table.cert_file else "http")
+    return values.Admin(
         listen=str(listening),
-        public_url=_own_url(listening, "https" if table.cert_file else "http"),
+        public_url=own if table.public_url is None else _public_url(table, table.public_url, reading),
         tls=_shown_to(table, ("admin",), reading),
         token=_admin_token(table, reading),
         return_to=_return_to(table, reading),
+        dashboard=table.dashboard,
+        insecure_http=table.insecure_http,
     )
-    if table.public_url is None:
-        return found
+
+
+def _public_url(table: Admin, given: str, reading: Reading) -> str:
+    at = ("admin", "public_url")
     try:
-        parts = addresses.url(table.public_url)
+        parts = addresses.url(given)
     except ValueError as wrong:
         reading.report.problem(at, str(wrong))
-        return values.Admin()
+        return ""
     if addresses.plain_beyond_loopback(parts) and not table.insecure_http:
         reading.report.problem(at, addresses.NEEDS_HTTPS)
-    return replace(found, public_url=table.public_url.rstrip("/"))
+    return given.rstrip("/")
 
 
 def _admin_token(table: Admin, reading: Reading) -> str:

@@ -55,6 +55,10 @@ class Admin:
     """With a ``cert_file`` TLS is spoken; with a ``ca_file`` only to who has a certificate of that authority."""
     return_to: tuple[str, ...] = ()
     """What the address may begin with to which a browser goes on after a login; each an origin and a path."""
+    dashboard: bool = True
+    """There is one on the admin listener, and what it shows of the past is kept."""
+    insecure_http: bool = False
+    """The operator's word that operators may come in over a network without TLS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

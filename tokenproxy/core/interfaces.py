@@ -165,6 +165,18 @@ class Unstored:
     standing: Standing
 
 
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A process that shares a store with others."""
+
+    name: str
+    """For people: host and process."""
+    version: str
+    started_at: datetime
+    seen_at: datetime
+    """UTC, its last sign of life."""
+
+
 MOST_STATE: Final = 256
 """Values that one name may have at once."""
 
@@ -298,6 +310,12 @@ class Store(Protocol):
 
     async def check(self) -> None:
         """Raise ``StoreError`` unless the store can be read and written now."""
+
+    async def replicas(self) -> Sequence[Replica]:
+        """Who shares the store now, ourselves included; none where nobody else can have it open."""
+
+    async def holder(self, account: str) -> str:
+        """``Replica.name`` of whoever may renew the account now; "" where nobody does, or there are no replicas."""
 
     async def close(self) -> None: ...
 

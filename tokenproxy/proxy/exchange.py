@@ -782,23 +782,34 @@ class Exchange:
         if self.overhead is None:
             self.overhead = self.plane.monotonic() - self.started - self.upstream_seconds
         metrics.overhead.observe(self.overhead)
-        if self.plane.on_request is not None:
+        if self.plane.recorded:
             caller = request.caller.name if request.caller is not None else ""
             self._record(request.lane.route.name, request.account, request.method, caller=caller)
 
     def _record(self, route: str, account: str, method: str, *, caller: str = "") -> None:
-        if self.plane.on_request is None:
+        plane = self.plane
+        if not plane.recorded:
             return
-        self.plane.on_request(
+        seconds, path = plane.monotonic() - self.started, path_of(self.message.path)
+        if plane.recent is not None:
+            plane.recent.append(
+                (
+                    self.started, route, account, caller, method, path, self.status, self.code,
+                    seconds, self.upstream_seconds, self.attempts,
+                )
+            )  # fmt: skip
+        if plane.on_request is None:
+            return
+        plane.on_request(
             RequestLog(
                 route=route,
                 account=account,
                 caller=caller,
                 method=method,
-                path=path_of(self.message.path),
+                path=path,
                 status=self.status,
                 code=self.code,
-                seconds=self.plane.monotonic() - self.started,
+                seconds=seconds,
                 upstream_seconds=self.upstream_seconds,
                 attempts=self.attempts,
             )

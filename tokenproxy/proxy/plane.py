@@ -6,6 +6,7 @@ import asyncio
 import logging
 import resource
 import ssl
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import format_datetime
@@ -29,7 +30,7 @@ from tokenproxy.proxy.lane import Lane, Turns
 from tokenproxy.proxy.outgoing import Outgoing
 from tokenproxy.proxy.parsers import check_parsers
 from tokenproxy.proxy.pool import Pool, Resolve, Visits, resolved
-from tokenproxy.proxy.record import Refusal, RequestLog
+from tokenproxy.proxy.record import Refusal, RequestLog, Trace
 from tokenproxy.proxy.register import Register
 from tokenproxy.proxy.request import Gate
 from tokenproxy.proxy.tls import Stamp, stamp, tls_context
@@ -78,12 +79,14 @@ class Plane:
         clock: Clock,
         metrics: Metrics,
         on_request: Callable[[RequestLog], None] | None = None,
+        recent: deque[Trace] | None = None,
         values: ValueSource | None = None,
         resolve: Resolve = resolved,
         passed: Passed = NONE_PASSED,
         tokens: TokenReader | None = None,
     ) -> None:
         """
+        ``recent``: where each request leaves a tuple, in the order of ``record.Trace``; None: nobody wants to know.
         ``values``: what placeholders stand for; routes that have none need it not. ``passed``: listening sockets that
         ``systemd:`` in an address means. ``tokens`` reads those that callers prove themselves with.
         """
@@ -92,7 +95,8 @@ class Plane:
         self.prover = prover
         self.values = values
         self.metrics = metrics
-        self.on_request = on_request
+        self.recent = recent
+        self.tell_requests(on_request)
         self.on_refused: Callable[[Refusal], None] | None = None
         """None costs nothing, a refusal included."""
         self.monotonic = clock.monotonic
@@ -118,6 +122,12 @@ class Plane:
         self._register: Register | None = None
         self._sweeping: asyncio.TimerHandle | None = None
         self.swap(settings)
+
+    def tell_requests(self, on_request: Callable[[RequestLog], None] | None) -> None:
+        """What each request leaves behind goes there from now on; None: nowhere."""
+        self.on_request = on_request
+        self.recorded = on_request is not None or self.recent is not None
+        """Whether a request leaves anything behind, so that it looks once."""
 
     @property
     def in_flight(self) -> int:

@@ -1,8 +1,14 @@
-"""What one request leaves behind for the log, when somebody asked for it."""
+"""What one request leaves behind for the log and the dashboard, when somebody asked for it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+Trace = tuple[float, str, str, str, str, str, int, str, float, float, int]
+"""
+When it began (monotonic seconds), then the fields of ``RequestLog`` in their order: a plain tuple, since each request
+makes one.
+"""
 
 
 @dataclass(frozen=True, slots=True)

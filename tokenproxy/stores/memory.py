@@ -10,7 +10,7 @@ from operator import attrgetter
 from types import MappingProxyType
 
 from tokenproxy.core.account import Standing, State
-from tokenproxy.core.interfaces import MOST_STATE, Claim, Idle, Record, StateValue, Summary, Unstored
+from tokenproxy.core.interfaces import MOST_STATE, Claim, Idle, Record, Replica, StateValue, Summary, Unstored
 from tokenproxy.core.provider import table_of
 from tokenproxy.core.tokens import TokenSet
 
@@ -223,6 +223,12 @@ class MemoryStore:
 
     async def check(self) -> None:
         """Memory can always be read and written."""
+
+    async def replicas(self) -> Sequence[Replica]:
+        return ()
+
+    async def holder(self, account: str) -> str:  # noqa: ARG002 - one process, which knows it itself
+        return ""
 
     async def close(self) -> None:
         self._rows.clear()

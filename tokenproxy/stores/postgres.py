@@ -24,7 +24,7 @@ from time import monotonic
 from typing import Any, Final
 
 from tokenproxy import __version__, log
-from tokenproxy.core.interfaces import Claim
+from tokenproxy.core.interfaces import Claim, Replica
 from tokenproxy.core.settings import SharedStore
 from tokenproxy.errors import StoreError
 from tokenproxy.metrics import StoreMetrics
@@ -110,6 +110,11 @@ ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp(), beat = excluded.beat
 """
 _BURY: Final = "DELETE FROM replica WHERE seen_at < clock_timestamp() - interval '1 day'"
 _COMPANY: Final = f"SELECT name FROM replica WHERE id <> :owner AND {_SEEN} ORDER BY name"  # noqa: S608 - our own words
+_REPLICAS: Final = f"SELECT name, version, started_at, seen_at FROM replica WHERE {_SEEN} ORDER BY name"  # noqa: S608 - our own words
+_HOLDER: Final = f"""
+SELECT name FROM account JOIN replica ON id = split_part(lease_owner, '/', 1)
+ WHERE account = :account AND lease_until > clock_timestamp() AND {_SEEN}
+"""  # noqa: S608 - our own words
 _LEAVE: Final = "DELETE FROM replica WHERE id = :owner"
 
 _TABLES: Final = """
@@ -175,6 +180,16 @@ class PostgresStore(RowStore):
                 f"the database {self._server.place} is in use by {', '.join(found)}",
                 next_step="stop every replica first; two stores must not go on with the same logins",
             )
+
+    async def replicas(self) -> Sequence[Replica]:
+        return [
+            Replica(row["name"], row["version"], row["started_at"], row["seen_at"])
+            for row in await self._run("replicas", _REPLICAS)
+        ]
+
+    async def holder(self, account: str) -> str:
+        rows = await self._run("holder", _HOLDER, {"account": account})
+        return rows[0]["name"] if rows else ""
 
     async def close(self) -> None:
         """Leases that we still hold end with us."""

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
 from tokenproxy.core.account import Reason, Standing, State
-from tokenproxy.core.interfaces import MOST_STATE, Claim, Idle, Record, StateValue, Summary
+from tokenproxy.core.interfaces import MOST_STATE, Claim, Idle, Record, Replica, StateValue, Summary
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import SealError, StoreError
 from tokenproxy.metrics import StoreMetrics
@@ -237,6 +237,12 @@ class RowStore:
         if not await self._run("check", self._sql.check):
             raise StoreError("the store has lost its own page", next_step="restore the store from a backup")
         await self._engine.refuse_lost()
+
+    async def replicas(self) -> Sequence[Replica]:
+        return ()
+
+    async def holder(self, account: str) -> str:  # noqa: ARG002 - one process, which knows it itself
+        return ""
 
     async def close(self) -> None:
         await self._engine.close()
