@@ -127,7 +127,9 @@ class Refusals:
         key = tuple(sorted((name, str(value)) for name, value in fields.items() if name != "times"))
         known = self._kinds.get(key)
         if known is None and len(self._kinds) >= MOST:
-            fields = {name: value for name, value in fields.items() if name in {"reason", "listener"}}
+            fields = {
+                name: value for name, value in fields.items() if name in {"reason", "listener", "actor"}
+            }
             fields["peer"] = "many"
             key = tuple(sorted(fields.items()))
             known = self._kinds.get(key)

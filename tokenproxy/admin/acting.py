@@ -43,7 +43,8 @@ def request_id(request: web.Request) -> str:
 
 
 def is_a_change(request: web.Request) -> bool:
-    return request.method not in _READS and request.path.startswith("/api/")
+    """A provider that posts its answer is told by the login that it ends."""
+    return request.method not in _READS and not request.path.startswith("/callback")
 
 
 def tell_call(request: web.Request, answer: web.StreamResponse) -> None:

@@ -316,7 +316,7 @@ def _errors(guard: Guard | None, lets_in: Callable[[web.Request], bool]) -> Any:
             return refusal
         if not is_a_change(request):
             return await answered(request, handler)
-        if why := audit.unavailable():
+        if request.path.startswith("/api/") and (why := audit.unavailable()):
             return refuse(503, "audit_unavailable", f"Nothing is changed while the audit log fails: {why}.")
         found = await answered(request, handler)
         tell_call(request, found)
