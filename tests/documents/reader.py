@@ -25,7 +25,6 @@ _TOKENPROXY: Final = f"""#!{sys.executable}
 # serve is started and left running; what would go on for ever ends.
 import http.client, os, subprocess, sys, time, urllib.parse
 words, program = sys.argv[1:], [sys.executable, "-m", "tokenproxy"]
-config = [f"--config={{words[words.index('--config') + 1]}}"] if "--config" in words else []
 if words[:1] == ["demo"]:
     os.execv(sys.executable, [*program, *words, "--once"])
 if words[:1] == ["login"] and "--no-browser" in words:
@@ -43,16 +42,17 @@ if words[:1] == ["login"] and "--no-browser" in words:
     sys.exit(login.returncode)
 if words[:1] != ["serve"] or "--help" in words:
     os.execv(sys.executable, [*program, *words])
-log = open("serve.log", "ab")
+log = open("serve.log", "wb")
 serving = subprocess.Popen([*program, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 with open("serve.pids", "a") as pids:
     print(serving.pid, file=pids)
-for _ in range(200):
-    if serving.poll() is not None:
-        sys.exit(open("serve.log").read())
-    if subprocess.run([*program, "healthcheck", "--ready", *config], capture_output=True).returncode == 0:
+for _ in range(2000):
+    said = open("serve.log").read()
+    if '"event":"started"' in said or " started " in said:
         sys.exit(0)
-    time.sleep(0.05)
+    if serving.poll() is not None:
+        sys.exit(said)
+    time.sleep(0.02)
 sys.exit("serve is not ready: " + open("serve.log").read())
 """
 BROWSER: Final = f"""#!{sys.executable}
