@@ -14,7 +14,9 @@ Comments that a reader does not see say how a test plays the reader::
 
 from __future__ import annotations
 
+import itertools
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,17 @@ ROOT: Final = Path(__file__).parent.parent.parent
 PAGES: Final = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TYPED: Final = frozenset({"sh", "console"})
 """Languages of blocks that hold commands."""
+NOT_RUN: Final = {
+    "sudo": "changes the system",
+    "docker": "needs a container engine",
+    "kubectl": "needs a cluster",
+    "pip": "downloads packages",
+    "uv": "downloads packages",
+    "nginx": "another program's",
+    "caddy": "another program's",
+    "envoy": "another program's",
+}
+"""Programs that make a block one that no test types."""
 _PIECE: Final = re.compile(
     r"^ *<!-- (?P<word>[a-z ]+): (?P<rest>.*?) -->$|^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
@@ -97,4 +110,32 @@ def blocks(page: Path, root: Path = ROOT) -> list[Block]:
                 )
             )
             said = {}
+    return found
+
+
+def left_out(block: Block) -> bool:
+    """By a word before it, or by what it starts."""
+    if block.language not in TYPED:
+        return False
+    return bool(block.not_run) or any(started(words) in NOT_RUN for words in commands(block.text))
+
+
+def started(words: list[str]) -> str:
+    """The program of a command, behind what it sets in the environment."""
+    program = next((word for word in words if "=" not in word), "")
+    return program.rpartition("/")[2]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each command, as far as a shell's grammar can be read by a few rules."""
+    lines = re.sub(r"\\\n", " ", re.sub(r"^\$ ", "", text, flags=re.MULTILINE)).splitlines()
+    found = []
+    for line in lines:
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:  # a quote that ends on another line
+            words = line.split()
+        for end, each in itertools.groupby(words, key=lambda word: word in {"&&", "||", "|", ";"}):
+            if not end:
+                found.append(list(each))
     return found

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,7 +16,18 @@ from pathlib import Path
 import click
 import pytest
 
-from tests.documents.pages import PAGES, ROOT, TYPED, Block, blocks, name_of
+from tests.documents.pages import (
+    NOT_RUN,
+    PAGES,
+    ROOT,
+    TYPED,
+    Block,
+    blocks,
+    commands,
+    left_out,
+    name_of,
+    started,
+)
 from tests.documents.reader import Reader
 from tests.documents.scenes import SCENES
 from tokenproxy.cli.root import program
@@ -25,30 +35,6 @@ from tokenproxy.cli.root import program
 pytestmark = pytest.mark.timeout(180)
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-NOT_RUN = {
-    "sudo": "changes the system",
-    "docker": "needs a container engine",
-    "kubectl": "needs a cluster",
-    "pip": "downloads packages",
-    "uv": "downloads packages",
-    "nginx": "another program's",
-    "caddy": "another program's",
-    "envoy": "another program's",
-}
-"""Programs that make a block one that no test types."""
-
-
-def left_out(block: Block) -> bool:
-    """By a word before it, or by what it starts."""
-    if block.language not in TYPED:
-        return False
-    return bool(block.not_run) or any(started(words) in NOT_RUN for words in commands(block.text))
-
-
-def started(words: list[str]) -> str:
-    """The program of a command, behind what it sets in the environment."""
-    program = next((word for word in words if "=" not in word), "")
-    return program.rpartition("/")[2]
 
 
 def acts(page: Path) -> list[tuple[str, list[Block]]]:
@@ -112,21 +98,6 @@ def test_benchmarks_and_their_options_are_there() -> None:
         source = (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
         for option in (word for word in rest if word.startswith("--")):
             assert f'"{option}"' in source, f"{module} {option}"
-
-
-def commands(text: str) -> list[list[str]]:
-    """The words of each command, as far as a shell's grammar can be read by a few rules."""
-    lines = re.sub(r"\\\n", " ", re.sub(r"^\$ ", "", text, flags=re.MULTILINE)).splitlines()
-    found = []
-    for line in lines:
-        try:
-            words = shlex.split(line, comments=True)
-        except ValueError:  # a quote that ends on another line
-            words = line.split()
-        for end, each in itertools.groupby(words, key=lambda word: word in {"&&", "||", "|", ";"}):
-            if not end:
-                found.append(list(each))
-    return found
 
 
 def check(words: list[str], page: Path) -> None:
