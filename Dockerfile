@@ -11,6 +11,7 @@ COPY requirements.lock requirements-build.lock ./
 RUN pip install --require-hashes -r requirements-build.lock \
  && pip --python /opt/venv/bin/python install --require-hashes --no-compile -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
+COPY docs/config.md ./docs/config.md
 COPY tokenproxy ./tokenproxy
 # Compiled here, since the root is read-only later, and by content, since times of files do not survive every copy.
 RUN pip wheel --no-deps --no-build-isolation -w /wheel . \

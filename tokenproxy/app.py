@@ -9,8 +9,8 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -90,6 +90,9 @@ class App:
         self._by_tcp: dict[str, Running] = {}
         """The admin side's listeners that may speak TLS."""
         self._changing = asyncio.Lock()
+        self.ending = asyncio.Event()
+        """Somebody asked for the end."""
+        self._recent = log.keep_recent()
         self._started = self.clock.monotonic()
         self.history = History(self.metrics, self.clock) if config.admin.dashboard else None
         self.store: Store
@@ -438,6 +441,45 @@ class App:
     async def verify(self) -> dict[str, Any]:
         return await stores.verify_store(self.store)
 
+    async def examine(self) -> dict[str, Any]:
+        from tokenproxy import doctor  # hardly any process needs it
+
+        @asynccontextmanager
+        async def visit() -> AsyncIterator[App]:
+            yield self
+
+        case = doctor.Case(
+            config=self.config,
+            environ=self._environ,
+            visit=visit,
+            running=await self.info(),
+            now=self.clock.now,
+        )
+        return {"findings": [asdict(each) for each in await doctor.examine(case)]}
+
+    async def stop(self) -> dict[str, Any]:
+        self.ending.set()
+        return {"pid": os.getpid(), "in_flight": self.in_flight}
+
+    async def logs(self, *, after: int, wait: float) -> dict[str, Any]:
+        loop, come = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # a thread's last line, when the loop is closed
+                loop.call_soon_threadsafe(come.set)
+
+        self._recent.tell(tell)
+        try:
+            lines, count, missed = self._recent.behind(after)
+            if not lines and wait:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await come.wait()
+                lines, count, missed = self._recent.behind(after)
+        finally:
+            self._recent.forget(tell)
+        return {"lines": lines, "next": count, "missed": missed}
+
     async def info(self) -> dict[str, Any]:
         return {
             "version": __version__,
@@ -496,8 +538,7 @@ async def serve(
     loop.set_exception_handler(_unexpected)
     passed, notifier = take_sockets(environ), Notifier(environ)
     app = await start(config, environ=environ, passed=passed, notifier=notifier)
-    stop = asyncio.Event()
-    tasks = Tasks()
+    stop, tasks = app.ending, Tasks()
 
     def asked_to_stop() -> None:
         if stop.is_set():

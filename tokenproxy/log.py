@@ -15,8 +15,9 @@ import re
 import sys
 import threading
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -360,7 +361,7 @@ class TextFormatter(logging.Formatter):
         fields = _fields(record)
         words = [] if record.levelno == logging.INFO else [record.levelname.lower()]
         if _event_of(record) == LIBRARY:
-            words.append(f"{fields.pop('logger')}: {_printable(str(fields.pop('message')))}")
+            words.append(f"{fields.pop('logger')}: {printable(str(fields.pop('message')))}")
         else:
             words.append(_event_of(record).replace("_", " "))
         words.append(
@@ -368,7 +369,7 @@ class TextFormatter(logging.Formatter):
         )
         lines = [f"{clock}  {'  '.join(word for word in words if word)}"]
         if self._tracebacks:
-            lines += [f"    {_printable(line)}" for line in _traceback(record).splitlines()]
+            lines += [f"    {printable(line)}" for line in _traceback(record).splitlines()]
         return "\n".join(lines)
 
 
@@ -466,7 +467,7 @@ def _traceback(record: logging.LogRecord) -> str:
     return redact("".join(traceback.TracebackException.from_exception(error, capture_locals=False).format()))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Control characters could forge a line or drive the terminal that shows it."""
     if text.isprintable():
         return text
@@ -474,12 +475,15 @@ def _printable(text: str) -> str:
 
 
 def _word(value: object) -> str:
-    text = _printable(value if isinstance(value, str) else json.dumps(value, default=str))
+    text = printable(value if isinstance(value, str) else json.dumps(value, default=str))
     return (
         json.dumps(text, ensure_ascii=False)
         if isinstance(value, str) and re.search(r'[\s="]|^$', text)
         else text
     )
+
+
+_AS_JSON: Final = JsonFormatter()
 
 
 # --- setting up ------------------------------------------------------------------------------------------------------
@@ -496,8 +500,75 @@ _AT_LEAST: Final[Mapping[str, int]] = {
 }
 
 
+class Recent:
+    """
+    The last lines as JSON, as they were written and without secrets, for who looks on through the admin socket.
+
+    Bounded in lines and in letters; what nobody asks for costs a line one append.
+    """
+
+    def __init__(self, *, lines: int = 1000, letters: int = 512 * 1024) -> None:
+        self._most, self._letters = lines, letters
+        self._lines: deque[str] = deque()
+        self._size = 0
+        self._count = 0
+        """Lines ever added."""
+        self._lock = threading.Lock()  # the store's thread logs too
+        self._waiting: list[Callable[[], None]] = []
+
+    def add(self, line: str) -> None:
+        with self._lock:
+            self._lines.append(line)
+            self._size += len(line)
+            self._count += 1
+            while len(self._lines) > self._most or (self._size > self._letters and len(self._lines) > 1):
+                self._size -= len(self._lines.popleft())
+            waiting, self._waiting = self._waiting, []
+        for tell in waiting:
+            tell()
+
+    def behind(self, number: int) -> tuple[list[str], int, int]:
+        """
+        The lines after so many, how many there were ever, and how many of those asked for are gone.
+
+        A number that there never was is from another process: then it is all of them.
+        """
+        with self._lock:
+            first = self._count - len(self._lines)
+            start = number if 0 <= number <= self._count else first
+            missed = max(0, first - start)
+            return list(self._lines)[max(0, start - first) :], self._count, missed if number > 0 else 0
+
+    def tell(self, tell: Callable[[], None]) -> None:
+        """Call it when the next line comes, from whatever thread that is; it must not log."""
+        with self._lock:
+            self._waiting.append(tell)
+
+    def forget(self, tell: Callable[[], None]) -> None:
+        """Nobody waits for it any more."""
+        with self._lock, suppress(ValueError):
+            self._waiting.remove(tell)
+
+
+_recent: Recent | None = None
+
+
+def keep_recent() -> Recent:
+    """Keep the last lines of this process from now on; the same when it is called again."""
+    global _recent  # noqa: PLW0603 - logging is global, and so is what it keeps
+    _recent = _recent or Recent()
+    return _recent
+
+
 class _Output(logging.StreamHandler[TextIO]):
     """Our only handler; a full disk or a closed pipe behind it must neither fail a request nor print a record bare."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if _recent is not None:
+            as_json = isinstance(self.formatter, JsonFormatter)
+            _recent.add(text if as_json else _AS_JSON.format(record))
+        return text
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         pass

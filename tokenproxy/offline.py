@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
+import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,11 +19,12 @@ from tokenproxy import config as configs
 from tokenproxy.admin.api import pages_app
 from tokenproxy.admin.client import AdminClient, LoginClient
 from tokenproxy.admin.operations import LoginOperations
-from tokenproxy.admin.server import serve_tcp
+from tokenproxy.admin.server import answers, serve_tcp
+from tokenproxy.admin.sockets import peer_pid
 from tokenproxy.audit import AuditLog
 from tokenproxy.config import Config
 from tokenproxy.core.interfaces import Accounts, Logins, Spool, Store
-from tokenproxy.errors import NotRunningError
+from tokenproxy.errors import NotRunningError, TokenproxyError
 from tokenproxy.metrics import Metrics
 from tokenproxy.oauth.accounts import OperatorAccounts
 from tokenproxy.oauth.source import Source
@@ -74,6 +77,26 @@ class OperatorFace:
     async def info(self) -> dict[str, Any]:
         return await self._running_one().info()
 
+    async def logs(self, *, after: int, wait: float) -> dict[str, Any]:
+        """Raises ``NotRunningError`` without a ``serve``."""
+        return await self._running_one().logs(after=after, wait=wait)
+
+    async def stop(self, *, patience: float) -> dict[str, Any]:
+        """
+        Let ``serve`` end, and wait until it has: ``{"pid", "in_flight", "ended": whether it did within ``patience``}``.
+
+        Raises ``NotRunningError`` without one.
+        """
+        client, path = self._running_one(), parts.socket_path(self._config)
+        handle = await asyncio.to_thread(_handle_of, path)
+        try:
+            told = await client.stop()
+            ended = await asyncio.to_thread(_ended, handle, path, patience)
+        finally:
+            if handle is not None:
+                os.close(handle)
+        return {**told, "ended": ended}
+
     @asynccontextmanager
     async def callbacks(self) -> AsyncIterator[None]:
         """
@@ -99,6 +122,34 @@ class OperatorFace:
                 f"no tokenproxy is serving {self._config.path}", next_step="tokenproxy serve"
             )
         return self._client
+
+
+async def running(config: Config, *, patience: float) -> dict[str, Any] | None:
+    """What ``serve`` says of itself, with its listeners; None where none runs or it does not answer in time."""
+    try:
+        return await AdminClient(parts.socket_path(config), patience=patience).info()
+    except TokenproxyError:
+        return None
+
+
+def _handle_of(path: Path) -> int | None:
+    """A descriptor that tells when the process behind a socket has ended (pidfd_open(2)); None where it is not to be seen."""
+    with suppress(OSError):
+        pid = peer_pid(path)
+        return os.pidfd_open(pid) if pid else None
+    return None
+
+
+def _ended(handle: int | None, path: Path, patience: float) -> bool:
+    if handle is not None:
+        return bool(select.select([handle], [], [], patience)[0])
+    # In another namespace of processes: then its socket is what there is to see.
+    deadline = time.monotonic() + patience
+    while answers(path):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 @asynccontextmanager

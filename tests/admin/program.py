@@ -97,6 +97,15 @@ class Program:
     async def verify(self) -> dict[str, Any]:
         return {"ok": True, "accounts": len(self.rows)}
 
+    async def examine(self) -> dict[str, Any]:
+        return {"findings": []}
+
+    async def stop(self) -> dict[str, Any]:
+        return {"pid": 4711, "in_flight": 0}
+
+    async def logs(self, *, after: int, wait: float) -> dict[str, Any]:
+        return {"lines": ['{"event":"started"}'], "next": after + 1, "missed": 0}
+
     async def info(self) -> dict[str, Any]:
         return {"version": "0.1.0", "pid": 4711, "uptime": 12.5, "listeners": {}, "config": "config.toml"}
 

@@ -59,6 +59,13 @@ class Setup:
     async def process(self, *words: str, given: bytes | str = b"") -> Ended:
         return self._told(await asyncio.to_thread(run, *words, "--config", str(self.config), given=given))
 
+    async def process_run(
+        self, *words: str, dashes: bool = True, env: Mapping[str, str] | None = None
+    ) -> Ended:
+        """``run`` with a command; ``dashes``: with ``--`` before it."""
+        line = ("run", "--config", str(self.config), *(("--",) if dashes else ()), *words)
+        return self._told(await asyncio.to_thread(run, *line, env=env))
+
     def _told(self, ended: Ended) -> Ended:
         self.printed += ended.out + ended.err
         return ended

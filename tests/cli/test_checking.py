@@ -43,7 +43,7 @@ def test_every_problem_stands_on_a_line_of_its_own(tmp_path: Path, here: Here) -
 
     assert ended.code == 2
     assert lines[0] == f"config.toml: {len(lines) - 2} problems"
-    assert lines[-1] == "Nothing was changed. Settings: docs/config.md"
+    assert lines[-1] == "Nothing was changed. Settings: tokenproxy explain config"
     assert "authorization_code" in ended.out
     assert "line 3" in ended.out
     assert 'Did you mean "account"?' in ended.out

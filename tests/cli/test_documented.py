@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import click
 
 from tests.cli.program import ROOT
-from tokenproxy.cli.later import INSTEAD
 from tokenproxy.cli.root import program
 
 PAGE = (ROOT / "docs/commands.md").read_text()
@@ -85,13 +84,6 @@ def test_every_option_can_be_set_from_the_environment_and_help_explains_it() -> 
         assert command.help, name
         for each in command.params:
             assert not isinstance(each, click.Option) or each.help, f"{name} {each.name}"
-
-
-def test_what_is_not_there_yet_is_named() -> None:
-    later = PAGE.partition("## Not in this version yet")[2]
-
-    assert set(re.findall(r"`(\w+)`", later)) == set(INSTEAD)
-    assert {name for name, command in program.commands.items() if command.hidden} == set(INSTEAD)
 
 
 def test_exit_codes_are_those_that_errors_carry() -> None:

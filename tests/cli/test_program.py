@@ -66,9 +66,12 @@ def test_completion_knows_commands_accounts_and_presets(tmp_path: Path) -> None:
         return [each.partition(",")[2] for each in ended.out.split()]
 
     assert completed("tokenproxy re") == ["refresh", "rebind", "reload"]
-    assert completed("tokenproxy lo") == ["login", "logout"]
+    assert completed("tokenproxy lo") == ["login", "logout", "logs"]
     assert completed("tokenproxy refresh ") == ["crm"]
     assert completed("tokenproxy refresh --config other.toml p") == ["payroll"]
+    assert completed("tokenproxy logs --route ") == ["crm"]
+    assert completed("tokenproxy explain login_r") == ["login_required"]
+    assert completed("tokenproxy explain config store.u") == ["store.url"]
     assert completed("tokenproxy init desk") == ["deskera", "deskera-live", "deskpro"]
     (tmp_path / "config.toml").write_text("[accounts")
     assert completed("tokenproxy refresh ") == []
@@ -92,7 +95,11 @@ def test_completion_scripts_call_the_program(shell: str, here: Here) -> None:
         (("demo", "--port", "99999"), "99999", "tokenproxy demo --help"),
         (("login", "--device"), "Missing argument 'ACCOUNT'", "tokenproxy login --help"),
         (("store", "backup"), "Missing argument 'FILE'", "tokenproxy store backup --help"),
-        (("doctor", "--help"), "doctor is not in this version yet", "tokenproxy check"),
+        (("run",), "Missing argument", "tokenproxy run --help"),
+        (("run", "--"), "Missing argument", "tokenproxy run --help"),
+        (("logs", "--status", "6xx"), "is no status; write 404, or 5xx", "tokenproxy logs --help"),
+        (("logs", "--since", "soon"), "is no time; write 10m", "tokenproxy logs --help"),
+        (("logs", "--event", "token_renwed"), "Did you mean 'token_renewed'?", "tokenproxy explain"),
         (("status", "--config", "missing.toml"), "missing.toml: cannot be read", "tokenproxy init"),
         (("healthcheck", "--config", "missing.toml"), "missing.toml: cannot be read", "tokenproxy init"),
     ],

@@ -149,3 +149,22 @@ async def test_a_device_waits_for_the_person(house: House[OpenID]) -> None:
 
     assert (await house.ended(login["id"]))["state"] == "success"
     assert await house.ask("tv/me") == (200, {"sub": "ana"})
+
+
+async def test_doctor_sees_whether_the_callback_address_is_registered(house: House[OpenID]) -> None:
+    """Before anybody logs in, and from nothing but the login page; all the rest of a real server is well."""
+    code, out, err = await command(house.config, "doctor", "--json")
+    findings = json.loads(out)["findings"]
+    text = house.config.read_text()
+    house.config.write_text(text.replace("[log]", f'public_url = "http://localhost:{port_of(text)}"\n[log]'))
+    _, amiss, _ = await command(house.config, "doctor", "--json")
+    codes = {each["name"]: each["code"] for each in json.loads(amiss)["findings"]}
+
+    assert code == 0, out + err
+    assert not [each for each in findings if each["level"] == "bad"]
+    assert [each["sentence"] for each in findings if each["name"].startswith("provider")]
+    assert (codes["redirect basic"], codes["redirect hashed"]) == ("redirect_unregistered",) * 2
+
+
+def port_of(config: str) -> str:
+    return config.partition("[admin]")[2].partition(":")[2].partition('"')[0]

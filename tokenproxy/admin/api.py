@@ -52,6 +52,9 @@ LONGEST_BODY: Final = 1024 * 1024
 
 LONGEST_PAGE: Final = 1000
 """Accounts in one page of the list."""
+LONGEST_WAIT: Final = 60
+"""Seconds that a call may wait for lines of the log."""
+
 PIECE: Final = 100
 """Accounts that are told at once: 5 ms of work."""
 _ACCOUNT: Final = r"/api/accounts/{account:[^/]+(?:/(?!(?:refresh|tokens|rebind|state)$)[^/]+)?}"
@@ -190,6 +193,18 @@ class Desk:
 
         return json_answer(openapi.document(socket=request.app[_SOCKET]))
 
+    async def examine(self, _: web.Request) -> web.Response:
+        return json_answer(await self.operations.examine())
+
+    async def stop(self, _: web.Request) -> web.Response:
+        return json_answer(await self.operations.stop())
+
+    async def logs(self, request: web.Request) -> web.Response:
+        after, wait = request.query.get("after", "0"), request.query.get("wait", "0")
+        if not re.fullmatch(r"\d{1,15}", after, re.ASCII) or not re.fullmatch(r"\d{1,2}", wait, re.ASCII):
+            raise Unusable("after must be a number, and wait one up to 60")
+        return json_answer(await self.operations.logs(after=int(after), wait=min(int(wait), LONGEST_WAIT)))
+
     # what there is
 
     def probes(self) -> list[web.RouteDef]:
@@ -221,9 +236,12 @@ class Desk:
             *LoginCalls(self.logins).routes(),
         ]
 
-    def copies(self) -> list[web.RouteDef]:
-        """They name files of this machine, which is no business of whoever is on another."""
+    def own(self) -> list[web.RouteDef]:
+        """For whoever may open the socket, alone: they name files of this machine, tell its log, or end the process."""
         return [
+            web.get("/api/logs", self.logs),
+            web.post("/api/doctor", typed(self.examine)),
+            web.post("/api/stop", typed(self.stop)),
             web.post("/api/store/backup", typed(self.backup)),
             web.post("/api/store/verify", typed(self.verify)),
         ]
@@ -231,7 +249,7 @@ class Desk:
 
 def socket_app(desk: Desk) -> web.Application:
     """Every call, for commands that may open the Unix socket."""
-    return _app([*desk.probes(), *desk.changes(), *desk.copies(), *desk.readings()], socket=True)
+    return _app([*desk.probes(), *desk.changes(), *desk.own(), *desk.readings()], socket=True)
 
 
 def tcp_app(

@@ -92,6 +92,15 @@ class AdminClient:
     async def rotate_keys(self) -> dict[str, Any]:
         return await self.post("/api/key/rotate")
 
+    async def examine(self) -> dict[str, Any]:
+        return await self.post("/api/doctor")
+
+    async def stop(self) -> dict[str, Any]:
+        return await self.post("/api/stop")
+
+    async def logs(self, *, after: int, wait: float) -> dict[str, Any]:
+        return await self.get(f"/api/logs?after={after}&wait={wait:g}")
+
     async def info(self) -> dict[str, Any]:
         return await self.get("/api/status")
 

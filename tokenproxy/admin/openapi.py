@@ -633,6 +633,59 @@ _SHARED_PATHS: Final[Schema] = {
 }
 
 _SOCKET_PATHS: Final[Schema] = {
+    "/api/logs": {
+        "get": _call(
+            "logs",
+            "The last lines of the log, at once or as soon as there are some",
+            {
+                "200": _answer(
+                    "Each line is the text of a JSON object.",
+                    _object({"lines": _list(_TEXT), "next": _COUNT, "missed": _COUNT}),
+                )
+            },
+            query=[
+                _query("after", _COUNT, "Lines behind so many: what next of the answer before said."),
+                _query("wait", _COUNT, "Seconds to wait where there is none, 60 at most."),
+            ],
+        )
+    },
+    "/api/doctor": {
+        "post": _call(
+            "examine",
+            "Look at everything that commonly breaks, as tokenproxy doctor does",
+            {
+                "200": _answer(
+                    "What was found.",
+                    _object(
+                        {
+                            "findings": _list(
+                                _object(
+                                    {
+                                        "level": {"enum": ["good", "warn", "bad"]},
+                                        "name": _TEXT,
+                                        "sentence": _TEXT,
+                                        "remedy": _TEXT,
+                                        "code": _text(
+                                            "What tokenproxy explain knows; empty where all is well."
+                                        ),
+                                    }
+                                )
+                            )
+                        }
+                    ),
+                )
+            },
+            body=_ANY_JSON,
+        )
+    },
+    "/api/stop": {
+        "post": _call(
+            "stop",
+            "Begin to end, as at SIGTERM",
+            {"200": _answer("It has begun to.", _object({"pid": _COUNT, "in_flight": _COUNT}))},
+            body=_ANY_JSON,
+        )
+    },
     "/api/store/backup": {
         "post": _call(
             "backup",

@@ -20,6 +20,23 @@ class Operations(Protocol):
     async def verify(self) -> dict[str, Any]:
         """Open every row: ``stores.verify_store`` says what comes of it. Raises ``StoreError``."""
 
+    async def examine(self) -> dict[str, Any]:
+        """
+        Look at everything that commonly breaks: ``{"findings": [...]}``, each as ``doctor.Finding`` has it.
+
+        Takes seconds, and asks providers and upstreams without a credential.
+        """
+
+    async def stop(self) -> dict[str, Any]:
+        """Begin to end, as at SIGTERM: ``{"pid", "in_flight"}``."""
+
+    async def logs(self, *, after: int, wait: float) -> dict[str, Any]:
+        """
+        The last lines of the log behind so many, at once or as soon as there are some, within ``wait`` seconds.
+
+        ``{"lines": [JSON text, ...], "next": what to ask for next, "missed": lines that are gone}``.
+        """
+
     async def info(self) -> dict[str, Any]:
         """``{"version", "pid", "uptime" (seconds), "listeners": {name: address}, "config": path}``."""
 

@@ -4,27 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
+
+import click
 
 from tokenproxy.cli.command import Call, command, load
 from tokenproxy.cli.present import counted, problem_lines, table
 from tokenproxy.cli.serving import target_of, url_of
-from tokenproxy.errors import ConfigError, Problem, StoreError, TokenproxyError
+from tokenproxy.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from tokenproxy.config import Config
+    from tokenproxy.doctor import Finding
 
 WRONG = 2
+AMISS = 1
+"""The config is right, and somebody whom it names is not as it says."""
 
 
 @command("check", json=True)
-def check(call: Call) -> int:
+@click.option(
+    "--online",
+    is_flag=True,
+    help="Ask the providers, the upstreams and the store as well, with no credential.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1, max=120),
+    default=5.0,
+    show_default=True,
+    help="Seconds for each that --online asks; all at once.",
+)
+def check(call: Call, *, online: bool, timeout: float) -> int:
     """
     Tell all that is wrong with the config at once.
 
-    Reads every secret and certificate that it names, too. Nothing is sent anywhere and nothing is changed. Exit code 2 if there are problems; warnings alone are 0.
+    Reads every secret and certificate that it names, too. Nothing is changed, and without --online nothing is sent anywhere. Exit code 2 if there are problems,
+    1 if only --online finds some; warnings alone are 0.
     """
     try:
         config = load(call)
@@ -33,38 +51,26 @@ def check(call: Call) -> int:
         if error.next_step:
             call.out.note(call.step(f"Next:  {error.next_step}"))
         return code
-    return _report(call, config, _beyond_the_file(config))
+    problems = _beyond_the_file(config)
+    if not online or problems:
+        return _report(call, config, problems)
+    from tokenproxy import doctor
+    from tokenproxy.cli.doctoring import examined
+
+    findings = examined(call, config, patience=timeout, checks=doctor.ONLINE)
+    return _report(call, config, problems, findings)
 
 
 def _beyond_the_file(config: Config) -> list[Problem]:
-    """What only shows when it is used: certificates, private keys, and the store's keys."""
-    from tokenproxy import config as configs
-    from tokenproxy import parts
+    from tokenproxy.doctor.files import beyond_the_file
 
-    problems = []
-    for check in (parts.check_tls, parts.check_keys):
-        try:
-            check(config)
-        except TokenproxyError as error:
-            problems.append(Problem("", error.message))
-    path = config.store.keys[0].path
-    if len(config.store.keys) == 1 and path is not None and not path.exists():
-        if config.store.database:
-            problems.append(
-                Problem(
-                    "store.key", f"there is no {path}; copy it from another replica, or: tokenproxy key new"
-                )
-            )
-        elif config.store.path.exists():
-            problems.append(
-                Problem("store.key", f"the store {config.store.path} is there, but its key {path} is not")
-            )
-        return problems  # the first start makes it
-    try:
-        configs.read_keys(config.store, os.environ)
-    except StoreError as error:
-        problems.append(Problem("store.key", error.message.removeprefix("store.key ")))
-    return problems
+    return [problem for _, problem in beyond_the_file(config, os.environ)]
+
+
+def _mixable(config: Config) -> Iterator[Problem]:
+    from tokenproxy.doctor.files import mixable
+
+    return mixable(config)
 
 
 def _unfilled(call: Call) -> Iterator[Problem]:
@@ -90,79 +96,62 @@ def _doubts(config: Config) -> Iterator[Problem]:
         yield Problem("store.url", f"this user may not read and write {store}")
 
 
-def _mixable(config: Config) -> Iterator[Problem]:
-    """
-    Providers that could be sent another one's code: all come back to one address, and nothing says whose it is.
-
-    RFC 9700 section 4.4: an address for each account tells them apart, or ``iss`` in the answer does.
-    """
-    from tokenproxy.core.provider import AUTHORIZATION_CODE, CallbackPath
-
-    shared = {
-        account.provider.name: account.provider
-        for account in config.accounts.values()
-        if account.grant == AUTHORIZATION_CODE and account.provider.callback.path is CallbackPath.SHARED
-    }
-    for name, provider in shared.items():
-        if len(shared) > 1 and not (provider.callback.iss and provider.issuer):
-            others = ", ".join(sorted(shared.keys() - {name}))
-            yield Problem(
-                f"providers.{name}.callback.path",
-                f"is shared with {others}, whose codes {name} could be sent: use another path, or callback.iss",
-            )
-
-
-def _report(call: Call, config: Config | None, problems: Sequence[Problem]) -> int:
+def _report(
+    call: Call, config: Config | None, problems: Sequence[Problem], findings: Sequence[Finding] | None = None
+) -> int:
+    """``findings``: what --online brought; None where nobody was asked."""
     warnings = [*_unfilled(call)]
     if config is not None:
         warnings = [*config.warnings, *warnings, *_doubts(config)]
-    code = WRONG if problems else 0
-    callbacks = callback_addresses(config) if config is not None else {}
+    amiss = any(each.level == "bad" for each in findings or ())
+    code = WRONG if problems else AMISS if amiss else 0
+    callbacks = _callbacks(config) if config is not None else {}
     if call.json:
         call.out.json(
             {
                 "config": str(call.config),
-                "ok": not problems,
+                "ok": not problems and not amiss,
                 "problems": [asdict(each) for each in problems],
                 "warnings": [asdict(each) for each in warnings],
                 "callbacks": callbacks,
+                **({} if findings is None else {"findings": [asdict(each) for each in findings]}),
             }
         )
         return code
-    out = call.out
     if problems:
-        out.result(f"{call.config}: {counted(len(problems), 'problem')}")
-        for line in problem_lines(asdict(each) for each in problems):
-            out.result(line)
+        call.out.result(f"{call.config}: {counted(len(problems), 'problem')}")
+        _lines(call, problems)
     elif config is not None:
-        out.done(
-            f"{call.config}   {counted(len(config.accounts), 'account')}, {counted(len(config.routes), 'route')}"
-        )
-        _routes(call, config)
-        for account, address in callbacks.items():
-            call.out.say(f"  Register this address: {address}   (account {account}, at its provider)")
+        _well(call, config, callbacks)
     if warnings:
-        out.result(f"{out.mark('warn')} {counted(len(warnings), 'warning')}")
-        for line in problem_lines(asdict(each) for each in warnings):
-            out.result(line)
+        call.out.result(f"{call.out.mark('warn')} {counted(len(warnings), 'warning')}")
+        _lines(call, warnings)
+    if findings is not None:
+        from tokenproxy.cli.doctoring import show
+
+        show(call, findings)
     if problems:
-        out.say("Nothing was changed. Settings: docs/config.md")
+        call.out.say("Nothing was changed. Settings: tokenproxy explain config")
     return code
 
 
-def callback_addresses(config: Config) -> dict[str, str]:
-    """Account -> the address to register at its provider, where a browser logs it in and the address is known."""
-    from tokenproxy.core.login import callback_address
-    from tokenproxy.core.provider import AUTHORIZATION_CODE, IMPLICIT
+def _lines(call: Call, problems: Sequence[Problem]) -> None:
+    for line in problem_lines(asdict(each) for each in problems):
+        call.out.result(line)
 
-    if config.admin.public_url.endswith(":0"):  # any free port, known when it is taken
-        return {}
-    return {
-        name: callback_address(config.admin.public_url, account)
-        for name, account in config.accounts.items()
-        if account.grant in {AUTHORIZATION_CODE, IMPLICIT}
-        and (account.provider.authorize_url or account.provider.issuer)
-    }
+
+def _well(call: Call, config: Config, callbacks: Mapping[str, str]) -> None:
+    accounts, routes = counted(len(config.accounts), "account"), counted(len(config.routes), "route")
+    call.out.done(f"{call.config}   {accounts}, {routes}")
+    _routes(call, config)
+    for account, address in callbacks.items():
+        call.out.say(f"  Register this address: {address}   (account {account}, at its provider)")
+
+
+def _callbacks(config: Config) -> dict[str, str]:
+    from tokenproxy.doctor.listeners import callback_addresses
+
+    return callback_addresses(config)
 
 
 def _routes(call: Call, config: Config) -> None:

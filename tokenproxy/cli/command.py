@@ -53,7 +53,7 @@ class Told:
 
 
 _STEP: Final = re.compile(
-    r"tokenproxy (?:key (?:new|rotate)|(?:login|import|refresh|logout|rebind) [\w@./-]+|status(?: [\w@./-]+)?|serve|check|init|reload)\b"
+    r"tokenproxy (?:key (?:new|rotate)|(?:login|import|refresh|logout|rebind) [\w@./-]+|status(?: [\w@./-]+)?|serve|check|init|reload|stop|doctor|logs|store verify)\b"
 )
 
 
@@ -71,8 +71,12 @@ class UnusableError(TokenproxyError):
 Body = Callable[..., int | None]
 
 
-def command(name: str, *, json: bool = False) -> Callable[[Body], click.Command]:
-    """A command whose function takes a ``Call`` and its own options, and gives an exit code (None: 0)."""
+def command(name: str, *, json: bool = False, rest: bool = False) -> Callable[[Body], click.Command]:
+    """
+    A command whose function takes a ``Call`` and its own options, and gives an exit code (None: 0).
+
+    ``rest``: from the first word on that is no option everything is an argument, as after ``--``.
+    """
 
     def build(function: Body) -> click.Command:
         @functools.wraps(function)
@@ -91,7 +95,8 @@ def command(name: str, *, json: bool = False) -> Callable[[Body], click.Command]
 
         text = inspect.getdoc(function) or ""
         short = text.partition("\n")[0].rstrip(".:")
-        made: click.Command = click.command(name, help=text, short_help=short)(run)
+        settings = {"allow_interspersed_args": False} if rest else {}
+        made: click.Command = click.command(name, help=text, short_help=short, context_settings=settings)(run)
         made.params += [each for each in _shared() if json or each.name != "json"]
         return made
 
@@ -135,10 +140,13 @@ def _shared() -> list[click.Option]:
     ]
 
 
-class AccountName(click.ParamType[str]):
-    """An account of the config, completed from it."""
+class Named(click.ParamType[str]):
+    """An account, or a route, of the config; completed from it."""
 
-    name = "account"
+    def __init__(self, section: str) -> None:
+        """``accounts`` or ``routes``."""
+        self.name = section.removesuffix("s")
+        self._section = section
 
     def shell_complete(
         self,
@@ -147,12 +155,16 @@ class AccountName(click.ParamType[str]):
         incomplete: str,
     ) -> list[CompletionItem[str]]:
         path = ctx.params.get("config") or os.environ.get("TOKENPROXY_CONFIG") or CONFIG
-        names = peek.account_names(Path(path))
+        names = peek.names(Path(path), self._section)
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
+ACCOUNT: Final = Named("accounts")
+ROUTE: Final = Named("routes")
+
+
 def account_argument(*, required: bool = True) -> Callable[[Body], Body]:
-    return click.argument("account", type=AccountName(), required=required)
+    return click.argument("account", type=ACCOUNT, required=required)
 
 
 def load(call: Call) -> Config:
@@ -186,7 +198,7 @@ def operate(call: Call, work: Callable[[Config, OperatorFace], Awaitable[T]], *,
     had_key = key is None or key.exists()
 
     async def working() -> T:
-        _end_gently_on_sigterm()
+        end_gently_on_sigterm()
         async with offline.operations(config, environ=os.environ, create=create) as face:
             if key is not None and not had_key and key.exists():
                 call.out.note(f"wrote  {shown(key)}   {KEEP_A_COPY}")
@@ -212,7 +224,7 @@ def _unknown(error: UnknownAccountError, config: Config, *, running: bool) -> To
     )
 
 
-def _end_gently_on_sigterm() -> None:
+def end_gently_on_sigterm() -> None:
     """As Ctrl-C does it: a renewal that was sent is waited for, and its rotated token stored, before we end."""
     import asyncio
     import signal

@@ -14,13 +14,13 @@ from typing import Any, Final
 DEFAULT_ADMIN: Final = "127.0.0.1:9100"
 
 
-def account_names(path: Path) -> list[str]:
-    """The tables ``[accounts.NAME]``; none for a file that cannot be read."""
+def names(path: Path, section: str) -> list[str]:
+    """The tables ``[accounts.NAME]``, or ``[routes.NAME]``; none for a file that cannot be read."""
     try:
-        accounts = read(path).get("accounts")
+        found = read(path).get(section)
     except (OSError, ValueError):
         return []
-    return sorted(accounts) if isinstance(accounts, dict) else []
+    return sorted(found) if isinstance(found, dict) else []
 
 
 def health_address(path: Path, environ: Mapping[str, str]) -> str:

@@ -18,12 +18,15 @@ from tokenproxy.cli.checking import check
 from tokenproxy.cli.command import Told, shown, with_option
 from tokenproxy.cli.completing import completion
 from tokenproxy.cli.demo import demo
+from tokenproxy.cli.doctoring import doctor
+from tokenproxy.cli.explaining import explain
 from tokenproxy.cli.initial import init
 from tokenproxy.cli.keys import key
-from tokenproxy.cli.later import LATER
 from tokenproxy.cli.login import login
+from tokenproxy.cli.logs import logs
 from tokenproxy.cli.present import counted, problem_lines
-from tokenproxy.cli.serving import healthcheck, reload, serve
+from tokenproxy.cli.running import run as run_
+from tokenproxy.cli.serving import healthcheck, reload, serve, stop
 from tokenproxy.cli.store import store
 from tokenproxy.errors import AccountError, ConfigError, TokenproxyError
 
@@ -59,6 +62,7 @@ def program() -> None:
       tokenproxy login deskera               log in, once
       tokenproxy serve                       run
       tokenproxy status                      what is logged in, until when, what to do
+      tokenproxy doctor                      what is wrong, and the remedy
     """  # noqa: D301 - \b is click's
 
 
@@ -74,12 +78,16 @@ for each in (
     logout,
     rebind,
     reload,
+    stop,
+    run_,
+    logs,
+    doctor,
+    explain,
     presets,
     key,
     store,
     healthcheck,
     completion,
-    *LATER,
 ):
     program.add_command(each)
 

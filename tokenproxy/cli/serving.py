@@ -141,12 +141,12 @@ def _secure(config: Config) -> bool:
 
 def _how_to_begin(route: Route, address: str, *, secure: bool) -> str:
     first, header = url_of(route, address, secure=secure), route.inject.header
-    if _is_proxied(route):
+    if is_proxied(route):
         return f"Give the app http_proxy={_page(address, secure=secure)} and {first} as its base URL, and leave its {header} header out."
     return f"Point the app at {first} and leave its {header} header out."
 
 
-def _is_proxied(route: Route) -> bool:
+def is_proxied(route: Route) -> bool:
     """Whether apps use it by taking us for their proxy: it has the name of its upstream."""
     return bool(route.host) and route.host == route.upstream.host
 
@@ -155,7 +155,7 @@ def url_of(route: Route, address: str, *, secure: bool = False) -> str:
     """Where an app finds a route."""
     if address.startswith(("unix:", "systemd:")):
         return f"{address} {route.prefix}"
-    if _is_proxied(route):
+    if is_proxied(route):
         return f"http://{route.host}{route.prefix}"
     host, _, port = _reachable(address).rpartition(":")
     return f"{'https' if secure else 'http'}://{route.host or host}:{port}{route.prefix.rstrip('/')}"
@@ -254,3 +254,35 @@ def _health_address(path: Path) -> str:
             next_step="name a port in [metrics] listen or [admin] listen",
         )
     return address
+
+
+@command("stop", json=True)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=90.0,
+    show_default=True,
+    help="Seconds to wait for the end.",
+)
+def stop(call: Call, *, timeout: float) -> int:
+    """
+    Let the running serve end, and wait until it has.
+
+    As SIGTERM does: requests under way are finished first (deadlines.drain), and every renewal that was sent. Exit code 1 if it has not ended in time.
+    """
+
+    async def work(_: Config, face: OperatorFace) -> dict[str, Any]:
+        return await face.stop(patience=timeout)
+
+    answer = operate(call, work, create=False)
+    if call.json:
+        call.out.json(answer)
+    elif answer["ended"]:
+        call.out.done(f"serve has ended (process {answer['pid']})")
+    if not answer["ended"]:
+        raise TokenproxyError(
+            f"serve (process {answer['pid']}) has not ended within {timeout:g} s: it finishes what is under way",
+            next_step="tokenproxy stop   (to wait longer), or a second signal, which cuts requests off: "
+            f"kill {answer['pid']}",
+        )
+    return 0

@@ -381,7 +381,8 @@ class Accounts(Protocol):
         Keys: account, provider, grant, state, reason, detail (a sentence), next_step (a command or ""), generation,
         expires_at, refresh_expires_at, renewed_at, since, retry_at (ISO 8601 or None), identity, scope,
         in_flight (bool), live (bool: a token that may be sent is there), renewable (bool, None while it is only on
-        disk: it can be renewed without a person). Raises ``AccountError`` for an unknown name.
+        disk: it can be renewed without a person), and here alone scope_missing (scopes that were asked for and not
+        granted). Raises ``AccountError`` for an unknown name.
         """
 
     async def import_answer(self, account: str, answer: bytes) -> dict[str, Any]:

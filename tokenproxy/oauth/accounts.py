@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -17,6 +18,7 @@ from tokenproxy.core.interfaces import Clock, Record, Store, Summary
 from tokenproxy.core.provider import Account, is_login, table_of
 from tokenproxy.core.replies import read_import
 from tokenproxy.core.routes import valid_sub
+from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import (
     BadImportError,
     NoLoginError,
@@ -120,8 +122,18 @@ class OperatorAccounts:
         return found
 
     async def status(self, account: str) -> dict[str, Any]:
-        configured(self._accounts(), account)
-        return self._describe(account, await self._store.summary(account))
+        spec = configured(self._accounts(), account)
+        status = self._describe(account, await self._store.summary(account))
+        entry = self._source.entry(account)
+        tokens = entry.tokens if entry is not None else None
+        if tokens is None and status["generation"]:
+            # One row is opened; a list of them tells less, and so does a row that does not open.
+            with suppress(StoreError):
+                record = await self._store.load(account)
+                tokens = record.tokens if record is not None and record.bound_to == spec.bound_to else None
+        if tokens is not None:
+            status |= {"identity": tokens.identity, "scope": tokens.scope}
+        return status | {"scope_missing": _missing(spec, tokens)}
 
     async def import_answer(self, account: str, answer: bytes) -> dict[str, Any]:
         spec = configured_login(self._accounts(), account, "import")
@@ -273,6 +285,22 @@ def _refuse_captured(spec: Account, account: str, what: str) -> None:
 
 def _iso(at: datetime | None) -> str | None:
     return at.isoformat(timespec="seconds").replace("+00:00", "Z") if at is not None else None
+
+
+def _missing(spec: Account, tokens: TokenSet | None) -> list[str]:
+    """
+    Scopes that were asked for and not granted; none where the provider did not say (RFC 6749 section 5.1).
+
+    ``offline_access`` is a request for a refresh token, which few name among what they granted.
+    """
+    if tokens is None or not tokens.scope or not tokens.scope_asked:
+        return []
+    separator = spec.provider.scope_separator
+    asked, granted = (
+        {part for word in text.split() for part in word.split(separator.strip() or None) if part}
+        for text in (tokens.scope_asked, tokens.scope)
+    )
+    return sorted(asked - granted - {"offline_access"})
 
 
 def _store_failed(account: str, error: StoreError) -> StoreUnavailableError:

@@ -15,6 +15,7 @@ from tokenproxy.stores.keyfile import create_key_file, finish_key_file, read_key
 from tokenproxy.stores.spool import FileSpool, spool_folders
 
 if TYPE_CHECKING:
+    from tokenproxy.stores.engine import ServerFacts
     from tokenproxy.stores.rows import RowStore
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "create_key_file",
     "finish_key_file",
     "key_id",
+    "look_at_server",
     "migrate_store",
     "new_key",
     "open_spool",
@@ -91,6 +93,15 @@ async def verify_store(store: Store) -> dict[str, Any]:
     return (await moving.verify(_rows(store))).as_dict()
 
 
+async def look_at_server(url: str, shared: SharedStore) -> ServerFacts:
+    """What a database server keeps of what it confirms; nothing is changed there. Raises ``StoreError``."""
+    try:
+        from tokenproxy.stores import postgres
+    except ModuleNotFoundError as missing:
+        raise _not_installed(missing) from None
+    return await postgres.look_at(url, shared)
+
+
 async def migrate_store(source: Store, target: Store, *, to: str) -> int:
     """Move all logins; see ``moving.migrate``."""
     from tokenproxy.stores import moving
@@ -158,14 +169,18 @@ async def _open_postgres(
     try:
         from tokenproxy.stores.postgres import open_postgres
     except ModuleNotFoundError as missing:
-        if missing.name != "asyncpg":
-            raise
-        raise StoreError(
-            "store.url is a PostgreSQL database, and the package for it is not installed",
-            next_step="pip install 'tokenproxy[postgres]'",
-        ) from None
+        raise _not_installed(missing) from None
 
     return await open_postgres(url, keys, metrics=metrics, settings=shared, retired=retired)
+
+
+def _not_installed(missing: ModuleNotFoundError) -> Exception:
+    if missing.name != "asyncpg":
+        return missing
+    return StoreError(
+        "store.url is a PostgreSQL database, and the package for it is not installed",
+        next_step="pip install 'tokenproxy[postgres]'",
+    )
 
 
 async def _open_memory(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -34,3 +35,17 @@ class Engine(Protocol):
         """Raise ``StoreError`` where what is written now will not be found again."""
 
     async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What a database server keeps of what it confirms."""
+
+    version: str
+    lossy: tuple[str, ...]
+    """Settings by which it forgets what it said it has."""
+    doubts: tuple[str, ...]
+    """What else may cost a login; one sentence each."""
+    standbys: int
+    synchronous: int
+    """How many of these have what was confirmed."""

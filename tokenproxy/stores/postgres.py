@@ -29,7 +29,7 @@ from tokenproxy.core.settings import SharedStore
 from tokenproxy.errors import StoreError
 from tokenproxy.metrics import StoreMetrics
 from tokenproxy.stores.cipher import Cipher
-from tokenproxy.stores.engine import Value
+from tokenproxy.stores.engine import ServerFacts, Value
 from tokenproxy.stores.listening import Listening
 from tokenproxy.stores.rows import RowStore, check_key, refuse_moved
 from tokenproxy.stores.server import Server, open_server
@@ -322,11 +322,7 @@ async def _judge(server: Server, settings: SharedStore) -> None:
             f"the database {server.place} takes no changes: it is a standby",
             next_step="let store.url name the primary",
         )
-    lossy = [
-        name
-        for name, column in (("fsync", "fsync"), ("synchronous_commit", "commits"))
-        if row[column] == "off"
-    ]
+    lossy = _lossy(row)
     if lossy and not settings.allow_unsafe:
         raise StoreError(
             f"the database {server.place} may lose what it confirmed: {' and '.join(lossy)} = off, and a renewed token "
@@ -335,6 +331,31 @@ async def _judge(server: Server, settings: SharedStore) -> None:
         )
     for detail in _doubts(server.place, row, lossy):
         log.event(_log, "store_warning", detail=detail)
+
+
+async def look_at(dsn: str, settings: SharedStore) -> ServerFacts:
+    """What a server keeps of what it confirms; nothing is changed there. Raises ``StoreError``."""
+    server = await open_server(dsn, pooled=settings.pooled, metrics=StoreMetrics())
+    try:
+        row = (await server.run("open", _SETTINGS))[0]
+    finally:
+        await server.close()
+    doubts = list(_doubts(server.place, row, ()))
+    if row["standby"]:
+        doubts.append(f"the database {server.place} takes no changes: it is a standby")
+    return ServerFacts(
+        version=str(row["version"] // 10000),
+        lossy=_lossy(row),
+        doubts=tuple(doubts),
+        standbys=row["copies"],
+        synchronous=row["safe"],
+    )
+
+
+def _lossy(row: Any) -> tuple[str, ...]:
+    """Settings by which the server forgets what it said it has."""
+    columns = (("fsync", "fsync"), ("synchronous_commit", "commits"))
+    return tuple(name for name, column in columns if row[column] == "off")
 
 
 def _doubts(place: str, row: Any, lossy: Sequence[str]) -> Sequence[str]:
