@@ -17,10 +17,10 @@ VARIABLES = {"config": "TOKENPROXY_CONFIG", "json": "TOKENPROXY_JSON", "quiet": 
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
-    for name, command in program.commands.items():
+    for name, command in program.every_command().items():
         if isinstance(command, click.Group):
             yield from ((f"{name} {inner}", each) for inner, each in command.commands.items())
-        elif not command.hidden:
+        else:
             yield name, command
 
 

@@ -33,7 +33,7 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["serve", "--help"], ["completion", "bash"], ["healthcheck"], ["login"], ["nonsense"]],
+    "words", [["--help"], ["serve", "--help"], ["completion", "bash"], ["healthcheck"], ["login"], ["nonsense"], ["explain", "3"]],
     ids=" ".join,
 )  # fmt: skip
 def test_what_must_be_fast_imports_nothing_heavy(words: list[str], tmp_path: Path) -> None:

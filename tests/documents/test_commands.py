@@ -30,7 +30,7 @@ from tests.documents.pages import (
 )
 from tests.documents.reader import Reader
 from tests.documents.scenes import SCENES
-from tokenproxy.cli.root import program
+from tokenproxy.cli.root import COMMANDS, program
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -109,7 +109,7 @@ def check(words: list[str], page: Path) -> None:
     while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
         if not re.fullmatch(r"[a-z]+", rest[0]):
             return  # COMMAND, ..., a key of a table
-        found = command.commands.get(rest[0])
+        found = command.get_command(click.Context(command), rest[0])
         if found is None and command is program and not _looks_typed(rest):
             return
         assert found is not None, f"{page.name}: tokenproxy {' '.join(rest)}"
@@ -128,4 +128,4 @@ def check(words: list[str], page: Path) -> None:
 
 def _looks_typed(rest: list[str]) -> bool:
     """``docker build -t tokenproxy .`` names an image."""
-    return rest[0] in program.commands
+    return rest[0] in COMMANDS

@@ -5,29 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from typing import Final, NoReturn
 
 import click
 
 from tokenproxy import __version__
-from tokenproxy.cli.accounts import import_, logout, rebind, refresh, status
-from tokenproxy.cli.catalogue import presets
-from tokenproxy.cli.checking import check
 from tokenproxy.cli.command import Told, shown, with_option
-from tokenproxy.cli.completing import completion
-from tokenproxy.cli.demo import demo
-from tokenproxy.cli.doctoring import doctor
-from tokenproxy.cli.explaining import explain
-from tokenproxy.cli.initial import init
-from tokenproxy.cli.keys import key
-from tokenproxy.cli.login import login
-from tokenproxy.cli.logs import logs
 from tokenproxy.cli.present import counted, problem_lines
-from tokenproxy.cli.running import run as run_
-from tokenproxy.cli.serving import healthcheck, reload, serve, stop
-from tokenproxy.cli.store import store
 from tokenproxy.errors import AccountError, ConfigError, TokenproxyError
 
 PROGRAM: Final = "tokenproxy"
@@ -35,11 +22,55 @@ INTERRUPTED: Final = 130
 USAGE: Final = 2
 
 
+COMMANDS: Final[Mapping[str, str]] = {
+    "demo": "demo",
+    "init": "initial",
+    "check": "checking",
+    "login": "login",
+    "import": "accounts:import_",
+    "serve": "serving",
+    "status": "accounts",
+    "refresh": "accounts",
+    "logout": "accounts",
+    "rebind": "accounts",
+    "reload": "serving",
+    "stop": "serving",
+    "run": "running",
+    "logs": "logs",
+    "doctor": "doctoring",
+    "explain": "explaining",
+    "presets": "catalogue",
+    "key": "keys",
+    "store": "store",
+    "healthcheck": "serving",
+    "completion": "completing",
+}
+"""Name -> module, and what it calls the command where that is not its name; in the order in which a newcomer meets them."""
+
+
 class Program(click.Group):
-    """Commands in the order in which a newcomer meets them, not by the alphabet."""
+    """Imports a command when it is asked for: ``serve`` has no use for the others, and completion little time."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(self.commands)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name in COMMANDS and cmd_name not in self.commands:
+            module, _, name = COMMANDS[cmd_name].partition(":")
+            self.add_command(getattr(import_module(f"tokenproxy.cli.{module}"), name or cmd_name))
+        return self.commands.get(cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None:
+            self.every_command()  # click proposes the nearest of those that it knows
+        return super().resolve_command(ctx, args)
+
+    def every_command(self) -> dict[str, click.Command]:
+        """By name."""
+        ctx = click.Context(self)
+        return {name: found for name in COMMANDS if (found := self.get_command(ctx, name)) is not None}
 
 
 @click.group(
@@ -64,32 +95,6 @@ def program() -> None:
       tokenproxy status                      what is logged in, until when, what to do
       tokenproxy doctor                      what is wrong, and the remedy
     """  # noqa: D301 - \b is click's
-
-
-for each in (
-    demo,
-    init,
-    check,
-    login,
-    import_,
-    serve,
-    status,
-    refresh,
-    logout,
-    rebind,
-    reload,
-    stop,
-    run_,
-    logs,
-    doctor,
-    explain,
-    presets,
-    key,
-    store,
-    healthcheck,
-    completion,
-):
-    program.add_command(each)
 
 
 _OUTPUT_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
