@@ -107,6 +107,13 @@ def test_a_certificate_of_ours_that_ends_soon(tmp_path: Path) -> None:
         case_of(tmp_path, text, now=lambda: datetime.now(UTC) + timedelta(days=9))
     )
 
+    of_operators = with_listen('"127.0.0.1:0"').replace(
+        "[admin]", '[admin]\ncert_file = "cert.pem"\nkey_file = "key.pem"'
+    )
+
+    assert [each.code for each in listeners.certificates(case_of(tmp_path, of_operators))] == [
+        "certificate_ends"
+    ]
     assert (soon.level, soon.code) == ("warn", "certificate_ends")
     assert (over.level, over.code) == ("bad", "certificate_ends")
     assert f"{ends:%Y-%m-%d}" in soon.sentence

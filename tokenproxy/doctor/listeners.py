@@ -200,6 +200,7 @@ def redirect(case: Case) -> Iterator[Finding]:
 def certificates(case: Case) -> Iterator[Finding]:
     """Those that we show: of listeners to callers, and of clients to providers and upstreams."""
     files = {listen.tls.cert_file: "callers" for listen in case.config.server.listen}
+    files |= {each.tls.cert_file: "operators" for each in (case.config.admin, case.config.metrics)}
     files |= {route.upstream.tls.cert_file: "the upstream" for route in case.config.routes}
     files |= {account.provider.tls.cert_file: "the provider" for account in case.config.accounts.values()}
     for path, whom in sorted(files.items()):
