@@ -355,3 +355,43 @@ async def test_no_page_shows_a_secret(tmp_path: Path) -> None:
         assert provider.leaks(everything) == []
         for secret in (token, cookie, "callers-own-secret"):
             assert secret not in everything + serve.written
+
+
+async def test_the_audit_log_says_what_was_done_at_the_dashboard(tmp_path: Path) -> None:
+    """Who came in, what they asked for, and that it was them: also where the work is done by another task."""
+    async with PlainProvider() as provider, Api(provider) as api:
+        config = write_config(tmp_path, provider, api, extra=JSON_LOG + '[audit]\nfile = "audit.log"\n')
+        async with serving(config) as serve, calling() as caller:
+            await imported(config, "books", provider.new_grant())
+            token = config.with_name("tokenproxy.db.admin-token").read_text().strip()
+            for shown in ("guessed-by-somebody", token):
+                async with caller.post(
+                    f"{serve.admin}/sign-in", data={"token": shown}, allow_redirects=False
+                ) as answer:
+                    cookies = answer.cookies
+            signed_in = {"Cookie": f"tokenproxy-admin={cookies['tokenproxy-admin'].value}"}
+            async with caller.get(f"{serve.admin}/accounts/books", headers=signed_in) as answer:
+                form_key = (await answer.text()).partition('name="form_key" value="')[2].partition('"')[0]
+            for target, what in (
+                ("/accounts/books", "renew"),
+                ("/accounts/books", "log-out"),
+                ("/sign-out", ""),
+            ):
+                async with caller.post(
+                    f"{serve.admin}{target}",
+                    data={"form_key": form_key, "do": what},
+                    headers=signed_in,
+                    allow_redirects=False,
+                ) as answer:
+                    assert answer.status == 303
+            assert await serve.stop() == 0
+        lines = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
+        told = [(line["event"], line["actor"]) for line in lines]
+        assert told[told.index(("sign_in_refused", "nobody")) :][:5] == [
+            ("sign_in_refused", "nobody"),
+            ("signed_in", "dashboard"),
+            ("token_renewed", "dashboard"),
+            ("account_forgotten", "dashboard"),
+            ("signed_out", "dashboard"),
+        ]
+        assert token not in (tmp_path / "audit.log").read_text()

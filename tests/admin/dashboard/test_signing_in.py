@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import re
+import time
 from typing import Any
 
 import aiohttp
@@ -13,6 +15,7 @@ from tests.admin.dashboard.visitor import Visitor
 from tests.admin.program import TOKEN, Program
 from tests.admin.test_admin_tls import showing, trusting
 from tests.simulators import FakeClock
+from tokenproxy import audit
 from tokenproxy.admin.api import Desk, tcp_app
 from tokenproxy.admin.dashboard.pages import Dashboard
 from tokenproxy.admin.dashboard.sessions import LIFE, MOST, TRIES
@@ -21,6 +24,8 @@ from tokenproxy.admin.guard import Guard
 from tokenproxy.admin.logins import LoginPages
 from tokenproxy.admin.server import Running, serve_tcp
 from tokenproxy.admin.token import AdminToken
+from tokenproxy.audit import AuditLog
+from tokenproxy.core.settings import Audit
 
 PAGES = ("/", "/accounts/books", "/requests", "/health", "/log-in", "/log-in?account=books", "/logins/xyz")
 NAVIGATION = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
@@ -221,6 +226,26 @@ async def test_a_form_without_its_session_s_key_does_nothing(
         answer = await visitor.send("/accounts/books", key=wrong, do="renew")
         assert answer.status == 403
         assert "Nothing was done." in answer.seen.text
+    assert program.rows["books"]["generation"] == 3
+
+
+async def test_nothing_is_changed_while_a_needed_audit_log_fails(visitor: Visitor, program: Program) -> None:
+    """As by the API: what cannot be written down does not happen."""
+    key = (await visitor.open("/log-in")).form_key
+    writing = AuditLog(Audit(file="/dev/full", required=True), monotonic=time.monotonic)
+    audit.use(writing)
+    try:
+        audit.record("started")
+        async with asyncio.timeout(10):
+            while not audit.unavailable():
+                await asyncio.sleep(0.005)
+        answer = await visitor.send("/accounts/books", key=key, do="renew")
+        assert answer.status == 503
+        assert "Nothing is changed while the audit log fails" in answer.seen.text
+        assert (await visitor.open("/accounts/books")).status == 200
+    finally:
+        audit.use(None)
+        await asyncio.to_thread(writing.close)
     assert program.rows["books"]["generation"] == 3
 
 
