@@ -181,18 +181,26 @@ class RouteTable:
     """Longest prefix first."""
     wild: tuple[str, ...] = ()
     """Its names with a star, the longest first."""
+    by_start: Mapping[str, Mapping[str, tuple[Route, ...]]] = field(default_factory=dict, repr=False)
+    """
+    By host, then by a path's first segment: those that can match it, longest prefix first. Below "" those for any other path.
+
+    So that a request is compared with the routes of its own kind only, however many others there are.
+    """
 
     @classmethod
     def of(cls, routes: Iterable[Route]) -> RouteTable:
         by_host: dict[str, list[Route]] = {}
         for route in routes:
             by_host.setdefault(route.host, []).append(route)
+        ordered = {
+            host: tuple(sorted(found, key=lambda route: len(route.prefix), reverse=True))
+            for host, found in by_host.items()
+        }
         return cls(
-            {
-                host: tuple(sorted(found, key=lambda route: len(route.prefix), reverse=True))
-                for host, found in by_host.items()
-            },
+            ordered,
             tuple(sorted((host for host in by_host if host[:2] == "*."), key=len, reverse=True)),
+            {host: _by_start(found) for host, found in ordered.items()},
         )
 
     def match(self, host: str, path: str) -> Route | None:
@@ -203,8 +211,12 @@ class RouteTable:
         one that names none, however long the other's prefix.
         """
         hosts = (host, "") if not self.wild else (host, *self.below(host), "")
+        start = _start(path)
         for name in hosts:
-            for route in self.by_host.get(name, ()):
+            found = self.by_start.get(name)
+            if found is None:
+                continue
+            for route in found.get(start) or found.get("", ()):
                 prefix = route.prefix
                 if path.startswith(prefix) or (len(path) == len(prefix) - 1 and prefix.startswith(path)):
                     return route
@@ -213,6 +225,20 @@ class RouteTable:
     def below(self, host: str) -> tuple[str, ...]:
         """The names with a star that a host is below, the longest first."""
         return tuple(name for name in self.wild if host.endswith(name[1:]))
+
+
+def _start(path: str) -> str:
+    """The first segment of a path or a prefix, both of which begin with a slash."""
+    return path[1:].partition("/")[0]
+
+
+def _by_start(routes: Iterable[Route]) -> dict[str, tuple[Route, ...]]:
+    """In the order in which they come; what has no first segment of its own is below each."""
+    routes = tuple(routes)
+    return {
+        start: tuple(route for route in routes if _start(route.prefix) in {start, ""})
+        for start in {"", *(_start(route.prefix) for route in routes)}
+    }
 
 
 def host_key(text: str) -> str:

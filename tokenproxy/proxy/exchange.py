@@ -80,6 +80,7 @@ class Exchange:
         "attempts",
         "body",
         "caller",
+        "card",
         "code",
         "continued",
         "handshake",
@@ -107,6 +108,8 @@ class Exchange:
         """The answer's body, once it is passed on."""
         self.request: Request | None = None
         self.body: Body | None = None
+        self.card: Card | None = None
+        """Of the token that was sent last."""
         self.upstream: UpstreamSide | None = None
         self.held = b""
         """What was read of the answer's body to find out about the token."""
@@ -146,10 +149,12 @@ class Exchange:
             if request.caller is not None:
                 await request.caller.enter(self.started, plane.settings.limits.queue)
                 member = request.caller
-            for gate in (lane.turns, plane.turns):
-                if not gate.enter():
-                    await gate.wait(plane.settings.limits.queue)
-                turns += 1
+            if not lane.turns.enter():
+                await lane.turns.wait(plane.settings.limits.queue)
+            turns = 1
+            if not plane.turns.enter():
+                await plane.turns.wait(plane.settings.limits.queue)
+            turns = 2
             if self.payload is not EMPTY_PAYLOAD:
                 self._open_body(request)
             if request.draft is not None:
@@ -190,7 +195,7 @@ class Exchange:
         if answer.code in request.lane.suspects and await self._dead(request, answer):
             answer = await self._renewed(request, tokens, answer)
         elif answer.code < 500:
-            self._worked(request, tokens)
+            self._worked(request)
         return await self._pass_on(request, answer)
 
     # requests whose head was not made at the gate
@@ -422,7 +427,7 @@ class Exchange:
         lane = request.lane
         if tokens is None:
             return self._deliver(request, lane.own_pool, request.head + b"\r\n")
-        card = lane.card(request.account, tokens)
+        card = self.card = lane.card(request.account, tokens)
         if card.plain:
             return self._deliver(request, lane.pool, request.head + card.line)
         return self._send_as_told(request, card)
@@ -490,22 +495,39 @@ class Exchange:
 
     async def _deliver(self, request: Request, pool: Pool, head: bytes) -> Answer:
         """
+        Send it and wait for the final answer's head: one coroutine, as every request goes through it.
+
         A kept connection may turn out to be dead. The request goes out once more only where nothing can have been
         executed twice: not a byte of an answer came, and the method says that twice is as good as once (RFC 9110
         section 9.2.2) or nothing was written.
         """
         upstream = pool.take()
-        if upstream is not None:
+        kept = upstream is not None
+        while True:
+            if upstream is None:
+                upstream = await pool.connect()
+            sent = self._begin(request, upstream, head)
             try:
-                return await self._attempt(request, upstream, head)
+                while True:
+                    while not upstream.queue:
+                        await upstream.heard()
+                    answer = upstream.queue.popleft()
+                    if answer.code >= 200 or (answer.code == 101 and self.handshake is not None):
+                        break
+                    await self._interim(request, answer)
             except LostError as lost:
                 repeatable = request.idempotent and (self.body is None or self.body.replayable)
-                if not (repeatable or lost.unsent):
+                if not (kept and (repeatable or lost.unsent)):
                     raise
-                await self._stop_upload()
-        return await self._attempt(request, await pool.connect(), head)
+            else:
+                self.upstream_seconds += self.plane.monotonic() - sent
+                upstream.deadline = inf
+                return answer
+            kept, upstream = False, None
+            await self._stop_upload()
 
-    async def _attempt(self, request: Request, upstream: UpstreamSide, head: bytes) -> Answer:
+    def _begin(self, request: Request, upstream: UpstreamSide, head: bytes) -> float:
+        """Send the head, and the body as far as it is here; when that was."""
         self.upstream = upstream
         self.attempts += 1
         plane = self.plane
@@ -513,26 +535,16 @@ class Exchange:
         headless = request.method == "HEAD"
         deadline = sent + plane.settings.deadlines.first_byte
         body = self.body
-        if body is not None:
-            body.sent = False
         if body is None:
             upstream.begin(head, headless=headless, deadline=deadline)
         elif (whole := body.at_hand()) is not None:
             body.sent = True
             upstream.begin(head + whole, headless=headless, deadline=deadline)
         else:
+            body.sent = False
             upstream.begin(head, headless=headless, deadline=inf)
             self.upload = asyncio.create_task(self._upload(request, body, upstream))
-        while True:
-            answer = await upstream.answer()
-            if answer.code >= 200 or (answer.code == 101 and self.handshake is not None):
-                break
-            self._interim(request, answer)
-            if self.caller.writing_paused:  # an upstream must not fill our memory with interim answers either
-                await self.caller.drain(plane.monotonic() + plane.settings.deadlines.body_idle)
-        self.upstream_seconds += plane.monotonic() - sent
-        upstream.deadline = inf
-        return answer
+        return sent
 
     async def _upload(self, request: Request, body: Body, upstream: UpstreamSide) -> None:
         nudge = None
@@ -557,7 +569,7 @@ class Exchange:
             self.continued = True
             self.caller.transport.write(CONTINUE)
 
-    def _interim(self, request: Request, answer: Answer) -> None:
+    async def _interim(self, request: Request, answer: Answer) -> None:
         if answer.code < 100 or answer.code == 101:
             raise upstream_invalid("The upstream switched protocols or sent a status that does not exist.")
         if answer.code == 100:
@@ -565,6 +577,8 @@ class Exchange:
                 self._continue()
         elif request.modern:  # RFC 9110 section 15.2: HTTP/1.0 callers get none
             self.caller.transport.write(interim(answer))
+        if self.caller.writing_paused:  # an upstream must not fill our memory with interim answers either
+            await self.caller.drain(self.plane.monotonic() + self.plane.settings.deadlines.body_idle)
 
     async def _stop_upload(self) -> None:
         """The body is read by one at a time: before another attempt the first one must have stopped."""
@@ -618,15 +632,15 @@ class Exchange:
         else:
             lane.metrics.retries["ok"] += 1
             if answer.code < 500:
-                self._worked(request, newer)
+                self._worked(request)
         return answer
 
-    def _worked(self, request: Request, tokens: Sendable) -> None:
+    def _worked(self, request: Request) -> None:
         """Tell the source once per token set; a 5xx says nothing about the token."""
-        card = request.lane.card(request.account, tokens)
-        if not card.worked:
+        card = self.card
+        if card is not None and not card.worked:
             card.worked = True
-            self.plane.source.worked(request.account, tokens)
+            self.plane.source.worked(request.account, card.tokens)
 
     # answering
 

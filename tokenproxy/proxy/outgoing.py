@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from tokenproxy.core.outgoing import OutgoingProxy
 from tokenproxy.core.retries import CONNECT
+from tokenproxy.proxy import secure
 from tokenproxy.proxy.problem import outgoing_refused, outgoing_unreachable
 from tokenproxy.proxy.upstream import UpstreamSide
 
@@ -47,29 +48,21 @@ class Outgoing:
         try:
             await self._asked(talk, pool.upstream.host, pool.upstream.port)
             side = UpstreamSide(pool, loop)
-            side.transport = (
-                talk.transport
-            )  # so that bytes which come ahead of time have something to break off
-            tls = await loop.start_tls(talk.transport, side, pool.tls, server_hostname=pool.upstream.host)
+            await secure.wrapped(side, talk.transport, context=pool.tls, name=pool.upstream.host)
         except BaseException:
             talk.transport.abort()
             raise
-        if tls is None:
-            raise ConnectionResetError("The tunnel closed during the handshake.")
-        side.connection_made(tls)
         return side
 
     async def _reached(self, protocol: Callable[[], Kind], loop: asyncio.AbstractEventLoop) -> Kind:
         """Connect to the proxy itself."""
         proxy = self.proxy
         try:
-            _, found = await loop.create_connection(
-                protocol,
-                proxy.host,
-                proxy.port,
-                ssl=self._tls,
-                server_hostname=proxy.host if self._tls is not None else None,
-            )
+            if self._tls is not None:
+                return await secure.connected(
+                    protocol, proxy.host, proxy.port, context=self._tls, name=proxy.host
+                )
+            return (await loop.create_connection(protocol, proxy.host, proxy.port))[1]
         except ssl.SSLError as error:
             raise outgoing_unreachable(
                 self.proxy,
@@ -82,7 +75,6 @@ class Outgoing:
             )
             problem.fault = CONNECT
             raise problem from error
-        return found
 
     async def _asked(self, talk: _Talk, host: str, port: int) -> None:
         """Ask for a tunnel; returns when there is one."""

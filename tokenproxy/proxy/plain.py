@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from operator import itemgetter
 from typing import Final
 
 from aiohttp import HttpVersion11
@@ -38,6 +39,7 @@ LONGEST: Final = 256
 LONGEST_LENGTH: Final = 18
 """Digits of a Content-Length: an exabyte, and far below 2**64 - 1, which the parser takes for "no length"."""
 
+_line: Final = itemgetter(3)
 _METHODS: Final[Mapping[bytes, str]] = {
     method.encode(): method for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 }
@@ -107,7 +109,7 @@ class PlainAnswer:
         self.length = length
         """Content-Length."""
         self.passing = b""
-        """All lines of the fields, where nothing is to be taken from them and nothing to be added."""
+        """The lines that go on, where nothing is to be added to them."""
         self.should_close = False
 
     @property
@@ -222,8 +224,8 @@ class Lines:
             return None
         answer = PlainAnswer(self, *status, fields, int(length))
         answer.should_close = bits & CLOSES != 0
-        if bits & (DATE | CONNECTION) == DATE:
-            answer.passing = head[head.find(b"\r\n") + 2 :] + b"\r\n"
+        if bits & DATE:
+            answer.passing = b"".join(map(_line, fields))
         return answer
 
     def _fields(self, lines: list[bytes]) -> tuple[list[Field], int, bytes] | None:
@@ -263,7 +265,8 @@ class Lines:
                 return None
         elif bit == LENGTH and not (value.isdigit() and len(value) <= LONGEST_LENGTH):
             return None
-        field = (kind, name, value, line + b"\r\n", bit)
+        onward = b"" if bit & CONNECTION else line + b"\r\n"  # this one holds for one hop
+        field = (kind, name, value, onward, bit)
         if repeated and len(line) <= LONGEST:
             if len(self._seen) >= KNOWN:
                 self._seen.clear()

@@ -15,6 +15,7 @@ from tokenproxy.core.retries import CONNECT, Budget
 from tokenproxy.core.routes import Upstream
 from tokenproxy.core.settings import Deadlines, Limits
 from tokenproxy.core.targets import public_or_named
+from tokenproxy.proxy import secure
 from tokenproxy.proxy.outgoing import Outgoing
 from tokenproxy.proxy.problem import ProblemError
 from tokenproxy.proxy.tunnel import Fresh
@@ -190,14 +191,14 @@ class Pool:
 
     async def _connected(self, host: str) -> UpstreamSide:
         loop = asyncio.get_running_loop()
-        _, side = await loop.create_connection(
-            lambda: UpstreamSide(self, loop),
-            host,
-            self.upstream.port,
-            ssl=self.tls,
-            server_hostname=self.upstream.host if self.tls is not None else None,
-        )
-        return side
+        upstream = self.upstream
+
+        def side() -> UpstreamSide:
+            return UpstreamSide(self, loop)
+
+        if self.tls is not None:
+            return await secure.connected(side, host, upstream.port, context=self.tls, name=upstream.host)
+        return (await loop.create_connection(side, host, upstream.port))[1]
 
     async def _allowed_addresses(self, allows: Callable[[str], bool]) -> Sequence[str]:
         """

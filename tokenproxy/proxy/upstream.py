@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import select
-import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,7 +37,7 @@ class UpstreamSide(Side):
     """
     A connection of a pool.
 
-    Between ``begin`` and ``release`` it serves one exchange; ``answer`` gives the heads one after the other, and
+    Between ``begin`` and ``release`` it serves one exchange; ``queue`` has the heads one after the other, and
     ``fail`` is the one way to end an exchange badly: whoever waits for head or body gets the reason.
     """
 
@@ -110,21 +109,17 @@ class UpstreamSide(Side):
             lost.fault = CONNECT
             self.problem = lost
 
-    async def answer(self) -> Answer:
+    def heard(self) -> asyncio.Future[None]:
         """
-        The next head: 1xx ones first, then the final one, whose body is in ``payload``.
+        What to wait for while ``queue`` is empty, where heads come one after the other: 1xx ones first, then the final one,
+        whose body is in ``payload``.
 
         Raises ``LostError`` where the connection ended before a byte of it, else ``ProblemError``.
         """
-        while not self.queue:
-            if self.problem is not None:
-                raise self.problem
-            self.waiter = self.loop.create_future()
-            try:
-                await self.waiter
-            finally:
-                self.waiter = None
-        return self.queue.popleft()
+        if self.problem is not None:
+            raise self.problem
+        self.waiter = self.loop.create_future()
+        return self.waiter
 
     def release(self, message: Answer, *, uploaded: bool, now: float) -> None:
         """The exchange is through: back into the pool, unless anything at all is odd."""
@@ -404,7 +399,12 @@ class UpstreamSide(Side):
         peer closed properly; after a reset, ``feed_eof`` would make a cut body look whole. Over TLS, whoever can cut
         the line could end the body with a mere FIN: only the peer's closure alert counts (RFC 9112 section 9.8).
         """
-        if exc is None and not self.left and self.chunks is None and self._said_goodbye():
+        if (
+            exc is None
+            and not self.left
+            and self.chunks is None
+            and self.transport.get_extra_info("goodbye", True)
+        ):
             try:
                 self.parser.feed_eof()
             except HttpProcessingError:
@@ -414,18 +414,6 @@ class UpstreamSide(Side):
         payload.set_exception(
             upstream_invalid("The upstream closed the connection in the middle of its answer.")
         )
-
-    def _said_goodbye(self) -> bool:
-        tls = self.transport.get_extra_info("ssl_object")
-        if tls is None:
-            return True
-        try:
-            tls.read(1)
-        except ssl.SSLZeroReturnError:  # the closure alert has come
-            return True
-        except ssl.SSLError:
-            return False
-        return False
 
 
 def _behind(heads: bytes, number: int) -> bytes:
