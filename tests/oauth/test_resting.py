@@ -74,6 +74,22 @@ async def test_one_that_is_asked_for_often_gives_out_one_object() -> None:
         assert house.source.ready("books/anna") is first
 
 
+@pytest.mark.parametrize("more", [{}, {"captured": {"x": "y"}}, {"dpop_key": '{"kty":"EC"}'}])
+@pytest.mark.parametrize("token", ["abc~ d", "h\u00e9", "h\udc80", "a\tb", "a\x7f", "a\r\nX-Other: b", ""])
+async def test_a_token_that_any_field_may_hold_is_given_out_as_bytes(
+    token: str, more: dict[str, object]
+) -> None:
+    """Whoever sends it need not look at it again; at any other one it must."""
+    async with PlainProvider() as provider, House(provider, awake=1) as house:
+        given = replace(await house.login("books/anna"), access_token=token, **more)  # type: ignore[arg-type]
+        await house.put(given, "books/anna")
+        await house.login("books/latest")
+        found = house.source.ready("books/anna")
+        assert found is not None
+        assert found.sendable == (b"abc~ d" if token == "abc~ d" and not more else b"")
+        assert found.access_token == token
+
+
 async def test_what_those_at_rest_have_in_common_is_in_memory_once() -> None:
     """Words of 100,000 logins that each came in an answer of its own."""
     async with PlainProvider() as provider, House(provider, awake=1) as house:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 
@@ -155,6 +157,16 @@ async def test_no_value_can_split_a_head(value: str) -> None:
         assert s.upstream.seen == []
 
 
+class AtRest:
+    """A login at rest: its token is ready to be sent."""
+
+    access_token = "t0k-en~"
+    sendable = access_token.encode()
+    generation = 1
+    captured: Mapping[str, str] = MappingProxyType({})
+    dpop_key = None
+
+
 @pytest.mark.parametrize(
     ("inject", "joined"),
     [
@@ -180,3 +192,4 @@ def test_a_token_line_is_the_same_joined_or_made(inject: Inject, joined: bool) -
         card, made = Card(route, "crm", tokens, around), Card(route, "crm", tokens)
         assert (card.line, card.plain, card.query) == (made.line, made.plain, made.query)
         assert b"t0k-en~" in card.line
+        assert Card(route, "crm", AtRest(), around).line == card.line

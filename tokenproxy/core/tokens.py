@@ -37,6 +37,11 @@ class Sendable(Protocol):
     @property
     def dpop_key(self) -> str | None: ...
 
+    @property
+    def sendable(self) -> bytes:
+        """The access token where that is all there is, and visible ASCII; empty: whoever sends it must look."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class TokenSet:
@@ -62,6 +67,11 @@ class TokenSet:
     """Template variables from the token answer or the callback (``instance_url``), checked when they came."""
     dpop_key: str | None = field(default=None, repr=False)
     """The private key (JWK, as JSON) that these tokens are bound to (RFC 9449); losing it loses them."""
+
+    @property
+    def sendable(self) -> bytes:
+        """Whoever sends it looks, once."""
+        return b""
 
     @property
     def lifetime(self) -> timedelta | None:

@@ -51,6 +51,8 @@ class _Kind(NamedTuple):
     generation: int
     bare: bool
     """Nothing was captured, and no key binds the tokens."""
+    sendable: bool
+    """And the access token is visible ASCII."""
     used_for: float
     """Seconds after its last use in which a login is renewed in the background."""
 
@@ -95,6 +97,10 @@ class Packed:
     @property
     def access_token(self) -> str:
         return self.row[self.begins :].decode("utf-8", "surrogatepass")
+
+    @property
+    def sendable(self) -> bytes:
+        return self.row[self.begins :] if self.kind.sendable else b""
 
     @property
     def generation(self) -> int:
@@ -197,13 +203,16 @@ class Resting:
         tokens, account = entry.tokens, entry.account
         lifetime = tokens.lifetime
         always = lifetime is None or account.provider.refresh_with == ACCESS_TOKEN
+        bare = not tokens.captured and tokens.dpop_key is None
+        visible = tokens.access_token.isascii() and tokens.access_token.isprintable()
         kind = _Kind(
             bound_to=entry.bound_to,
             token_type=tokens.token_type,
             scope=tokens.scope,
             scope_asked=tokens.scope_asked,
             generation=tokens.generation,
-            bare=not tokens.captured and tokens.dpop_key is None,
+            bare=bare,
+            sendable=bare and visible,
             used_for=math.inf if lifetime is None or always else float(math.ceil(lifetime.total_seconds())),
         )
         login = Packed(

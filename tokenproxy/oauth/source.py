@@ -49,6 +49,7 @@ from tokenproxy.oauth.refusals import (
     refusal_of,
     store_unusable,
 )
+from tokenproxy.oauth.resting import Packed
 from tokenproxy.oauth.tasks import Tasks
 
 _log = logging.getLogger("tokenproxy.oauth")
@@ -203,6 +204,8 @@ class Source:
             log.event(_log, "renewals_held", account=account, route=route, seconds=seconds)
 
     def worked(self, account: str, tokens: Sendable) -> None:
+        if isinstance(tokens, Packed) and tokens.settled:
+            return
         resting = self._entries.resting.get(account)
         if resting is not None and resting.settled:
             return

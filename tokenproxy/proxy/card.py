@@ -37,13 +37,14 @@ class Card:
         """The query parameter that takes the token, as a lax upstream may read its name."""
         self.worked = False
         """The source has been told that an upstream took it."""
-        if around is None or tokens.captured:
+        known = tokens.sendable if around is not None else b""
+        if around is None or (not known and tokens.captured):
             line, sent = self._made(route, account)
         else:
             self.upstream, self.query = None, b""
-            sent = tokens.access_token.encode("utf-8", "surrogateescape")
+            sent = known or tokens.access_token.encode("utf-8", "surrogateescape")
             line = sent.join(around)
-        if not _sendable(sent):
+        if not (known or _sendable(sent)):
             raise ProblemError(
                 "misconfigured",
                 "The account's token holds characters that no header may hold, so it is not sent.",
