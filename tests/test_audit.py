@@ -259,10 +259,15 @@ def test_a_flood_of_refusals_is_a_few_lines(tmp_path: Path) -> None:
         for number in range(20_000):
             peer = f"10.{number % 200}.0.1"
             audit.record("caller_refused", code="caller_unauthorized", peer=peer, actor="caller")
+        for _ in range(1000):
+            log.event(_log, "sign_in_refused")
 
     lines = lines_of(file)
-    assert len(lines) <= 2 * MOST + 1
-    assert sum(line.get("times", 1) for line in lines) == 20_000
+    assert len(lines) <= 2 * MOST + 2
+    for event, all_of_them in (("caller_refused", 20_000), ("sign_in_refused", 1000)):
+        found = [line for line in lines if line["event"] == event]
+        assert sum(line.get("times", 1) for line in found) == all_of_them
+        assert {line["result"] for line in found} == {"refused"}
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------

@@ -103,6 +103,8 @@ ACTOR: ContextVar[Actor] = ContextVar("actor", default=BY_ITSELF)
 
 WINDOW: Final = 60.0
 """Seconds in which refusals of one kind are one line, beside the first."""
+_KEPT: Final = frozenset({"event", "reason", "listener", "actor"})
+"""What is told of those from further addresses."""
 MOST: Final = 64
 """Kinds that are told apart in a window; whoever comes from further addresses is nobody in particular."""
 
@@ -127,9 +129,7 @@ class Refusals:
         key = tuple(sorted((name, str(value)) for name, value in fields.items() if name != "times"))
         known = self._kinds.get(key)
         if known is None and len(self._kinds) >= MOST:
-            fields = {
-                name: value for name, value in fields.items() if name in {"reason", "listener", "actor"}
-            }
+            fields = {name: value for name, value in fields.items() if name in _KEPT}
             fields["peer"] = "many"
             key = tuple(sorted(fields.items()))
             known = self._kinds.get(key)
@@ -199,8 +199,8 @@ class AuditLog:
         who, said = ACTOR.get(), log.cleaned(fields)
         if "code" in said:
             said["reason"] = said.pop("code")
-        if event == "caller_refused":
-            said = {"actor": who.name, "peer": who.peer, "caller": who.caller} | said
+        if EVENTS[event].result == "refused":
+            said = {"event": event, "actor": who.name, "peer": who.peer, "caller": who.caller} | said
             with self._lock:
                 if not self._refusals.first(said, self._monotonic()):
                     return
