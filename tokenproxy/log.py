@@ -100,6 +100,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "request_slow": Kind(_INFO, 'A request took long (`log.access = "slow"`).'),
     "caller_refused": Kind(_INFO, "A request was refused before anything was done for it, for reason `code`."),
     "upstream_failed": Kind(_WARNING, "An upstream could not be reached, or its answer was unusable."),
+    "token_echoed": Kind(_WARNING, "An upstream repeated our token in the `place` of an answer; it was hidden there."),
     "overloaded": Kind(_WARNING, "Requests are turned away because too many are in flight."),
     # everybody else
     LIBRARY: Kind(_INFO, "A library wrote `message`; the level is its own."),

@@ -48,6 +48,7 @@ class RouteMetrics:
     __slots__ = (
         "bytes_down",
         "bytes_up",
+        "echoes",
         "in_flight",
         "overhead",
         "requests",
@@ -74,6 +75,8 @@ class RouteMetrics:
         """The second try after a dead-token answer."""
         self.upstream_retries: dict[str, int] = {"ok": 0, "failed": 0, "over_budget": 0}
         """Further tries after a failure of the upstream (``retry``), and those that were not made."""
+        self.echoes = 0
+        """Answers in which the upstream repeated our token, which was hidden."""
 
     def count(self, status: int, result: str) -> None:
         key = (status // 100, result)

@@ -171,6 +171,12 @@ def _requests(metrics: Metrics) -> Iterator[Metric]:
             for result, count in counts.items()
         ),
     )
+    yield _counter(
+        "tokenproxy_echoes",
+        "Answers in which the upstream repeated our token, which was hidden.",
+        ("route",),
+        (((each.route,), each.echoes) for each in routes),
+    )
     yield GaugeMetricFamily(
         "tokenproxy_callers_connected",
         "Connections of callers that are open.",

@@ -299,6 +299,7 @@ class RouteTable(Table):
     host_header: TextOrEmpty = ""
     rewrite_location: Flag = False
     rewrite_cookies: Flag = False
+    redact_echo: Flag = False
     allow: AllowList | None = None
     upgrade: Protocols = []
     connect: Flag = False

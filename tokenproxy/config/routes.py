@@ -119,7 +119,9 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
     _check_passed(table, keys, account, reading)
     _check_tokenless(table, keys, account, reading)
     _check_policies(table, keys, upstream, reading)
-    request_headers = _changes(table.request_headers, (*keys, "request_headers"), _ours(account), reading)
+    request_headers = _changes(
+        table.request_headers, (*keys, "request_headers"), _ours(account, redacts=table.redact_echo), reading
+    )
     answer_headers = _changes(table.answer_headers, (*keys, "answer_headers"), frozenset(), reading)
     _check_proxied(table, keys, host, upstream, reading)
     _check_connect(table, upstream, keys, reading)
@@ -158,6 +160,7 @@ def _route(name: str, raw: Any, around: Around, reading: Reading) -> Route | Non
         host_header=table.host_header,
         rewrite_location=table.rewrite_location,
         rewrite_cookies=table.rewrite_cookies,
+        redact_echo=table.redact_echo,
         upgrade=frozenset(each.encode() for each in table.upgrade),
         connect=table.connect,
         in_flight=table.in_flight,
@@ -212,7 +215,7 @@ def _retry(table: RetryTable) -> Retry | None:
     return Retry(attempts=table.attempts, on=frozenset(table.on), methods=frozenset(table.methods))
 
 
-def _ours(account: Account | None) -> frozenset[str]:
+def _ours(account: Account | None, *, redacts: bool) -> frozenset[str]:
     """Fields, in lower case, that carry the token or go with it."""
     if account is None:
         return frozenset()
@@ -220,7 +223,7 @@ def _ours(account: Account | None) -> frozenset[str]:
     names = {provider.inject.header.lower(), *(name.lower() for name in provider.inject.headers)} - {""}
     if provider.dpop:
         names.add("dpop")
-    if Signals(when=provider.dead_when, unless=provider.dead_unless).by_body:
+    if redacts or Signals(when=provider.dead_when, unless=provider.dead_unless).by_body:
         names.add("accept-encoding")
     return frozenset(names)
 

@@ -130,12 +130,19 @@ class Route:
     """Addresses of the upstream in its answers are turned into the caller's."""
     rewrite_cookies: bool = False
     """So are the domain and path of its cookies."""
+    redact_echo: bool = False
+    """Our token is hidden in the upstream's answers (``core.echoes``)."""
     upgrade: frozenset[bytes] = frozenset()
     """Protocols, in lower case, that requests may be switched to (RFC 9110 section 7.8)."""
     connect: bool = False
     """A CONNECT to ``host`` and the upstream's port is tunnelled there, without a token."""
     in_flight: int = 0
     """Requests of this route at once; 0: only the limit over all."""
+
+    @property
+    def reads_bodies(self) -> bool:
+        """Bodies of answers are looked through, so that they must come as they are."""
+        return self.redact_echo or self.signals.by_body
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from tokenproxy.proxy.plain import KNOWN, LONGEST, LONGEST_LENGTH, Answer, Field
 from tokenproxy.proxy.problem import upstream_invalid
 from tokenproxy.proxy.revise import with_fields
 
-PLAIN, HOP, CONNECTION, LENGTH, ENCODING, DATE, TRAILER = range(7)
+PLAIN, HOP, CONNECTION, LENGTH, ENCODING, DATE, TRAILER, LEADS = range(8)
 
 KINDS: Final[Mapping[bytes, int]] = {
     b"connection": CONNECTION,
@@ -35,8 +35,8 @@ KINDS: Final[Mapping[bytes, int]] = {
 CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 MARK: Final = b"Tokenproxy-Error: %s\r\n" % BODY_NOT_REPLAYABLE.encode()
 
-_LEADING: Final = frozenset({b"location", b"content-location", b"link", b"refresh"})
-"""Fields that quote the address that was asked for, or one close to it."""
+LEADING: Final = frozenset({b"location", b"content-location", b"link", b"refresh"})
+"""Fields that lead on: they quote the address that was asked for, or one close to it."""
 SHORTEST_UNSAID: Final = 6
 """Bytes of a value that is looked for in an answer; shorter ones stand there by chance."""
 
@@ -46,7 +46,7 @@ _status_lines: Final[dict[tuple[int, str], bytes]] = {}
 class AnswerHead:
     """How an answer goes to the caller."""
 
-    __slots__ = ("announces", "fields", "sized", "status_line", "withheld")
+    __slots__ = ("announces", "fields", "leads", "sized", "status_line", "withheld")
 
     def __init__(self, status_line: bytes, fields: bytes) -> None:
         self.status_line = status_line
@@ -56,6 +56,8 @@ class AnswerHead:
         """Content-Length, or no body at all: the caller knows where the answer ends."""
         self.announces = b""
         """The line that says which trailers will come."""
+        self.leads = False
+        """One of ``LEADING`` is among the fields."""
         self.withheld: frozenset[bytes] | None = None
         """None: no trailers are announced; else the names, canonical, that Connection keeps back."""
 
@@ -76,7 +78,7 @@ def read_answer(message: Answer, *, headless: bool, date: Callable[[], bytes]) -
     nominated: frozenset[bytes] = frozenset()
     encodings: tuple[bytes, ...] = ()
     trailing: tuple[bytes, ...] = ()
-    sized = dated = False
+    sized = dated = leads = False
     code = message.code
     bodyless = headless or code == 204 or code == 304  # noqa: PLR1714 - cheaper than building a set
     for field in message.fields if isinstance(message, PlainAnswer) else LINES.of(message.raw_headers):
@@ -85,6 +87,9 @@ def read_answer(message: Answer, *, headless: bool, date: Callable[[], bytes]) -
             fields.append(field)
         elif kind == DATE:
             dated = True
+            fields.append(field)
+        elif kind == LEADS:
+            leads = True
             fields.append(field)
         elif kind == LENGTH:
             if len(field[2]) > LONGEST_LENGTH:
@@ -111,6 +116,7 @@ def read_answer(message: Answer, *, headless: bool, date: Callable[[], bytes]) -
         lines.append(date())
     head = AnswerHead(status_line(code, message.reason), b"".join(lines))
     head.sized = sized or bodyless
+    head.leads = leads
     if trailing:
         head.withheld = frozenset(map(canonical, nominated))
         head.announces = announcement(trailing, head.withheld) if message.chunked else b""
@@ -138,13 +144,13 @@ def unsaid(message: Answer, said: Mapping[bytes, bytes]) -> Answer:
     ``said``: value -> placeholder. What a redirect says is the caller's to follow, and the caller does not know it.
     """
     known = {value: name for value, name in said.items() if len(value) >= SHORTEST_UNSAID}
-    if not known or not any(field.lower() in _LEADING for field, _ in message.raw_headers):
+    if not known or not any(field.lower() in LEADING for field, _ in message.raw_headers):
         return message
     pattern = re.compile(b"|".join(re.escape(value) for value in sorted(known, key=len, reverse=True)))
     return with_fields(
         message,
         tuple(
-            (field, pattern.sub(lambda found: known[found[0]], value) if field.lower() in _LEADING else value)
+            (field, pattern.sub(lambda found: known[found[0]], value) if field.lower() in LEADING else value)
             for field, value in message.raw_headers
         ),
     )
@@ -209,7 +215,8 @@ def ending(head: AnswerHead, *, modern: bool, keep: bool, marked: bool) -> tuple
 
 
 def _kind_of(name: bytes) -> int:
-    kind = KINDS.get(name.lower(), PLAIN)
+    lower = name.lower()
+    kind = LEADS if lower in LEADING else KINDS.get(lower, PLAIN)
     if kind == PLAIN and (canonical(name) in KINDS or name[:6].lower() == b"proxy-"):
         return HOP
     return kind
@@ -217,7 +224,13 @@ def _kind_of(name: bytes) -> int:
 
 LINES: Final = Lines(
     _kind_of,
-    bits={PLAIN: 0, DATE: plain.DATE, CONNECTION: plain.CONNECTION, LENGTH: plain.LENGTH},
+    bits={
+        PLAIN: 0,
+        DATE: plain.DATE,
+        CONNECTION: plain.CONNECTION,
+        LENGTH: plain.LENGTH,
+        LEADS: plain.LEADS,
+    },
 )
 
 

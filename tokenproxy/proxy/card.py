@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from tokenproxy.core.echoes import Echoes
 from tokenproxy.core.injection import placed
 from tokenproxy.core.routes import Route, Upstream, resolved
 from tokenproxy.core.tokens import Sendable
@@ -20,7 +21,7 @@ _NAME_ENDS: Final = re.compile(rb"[\[\x00]")
 
 
 class Card:
-    __slots__ = ("key", "line", "parameter", "plain", "query", "tokens", "upstream", "worked")
+    __slots__ = ("echoes", "key", "line", "parameter", "plain", "query", "tokens", "upstream", "worked")
 
     upstream: Upstream | None
     """Where the token set leads, where the route leaves it to that."""
@@ -35,6 +36,8 @@ class Card:
         """What each request is to be proven with."""
         self.parameter = b""
         """The query parameter that takes the token, as a lax upstream may read its name."""
+        self.echoes: Echoes | None = None
+        """How an upstream may repeat it; made when an answer is looked through."""
         self.worked = False
         """The source has been told that an upstream took it."""
         known = tokens.sendable if around is not None else b""

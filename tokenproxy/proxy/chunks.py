@@ -10,10 +10,11 @@ from aiohttp.streams import StreamReader
 
 from tokenproxy.proxy.card import canonical
 from tokenproxy.proxy.parsers import CHUNK_SLACK, MAX_FIELDS
-from tokenproxy.proxy.plain import Payload
 
 CRLF: Final = b"\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
+
+Trailers = tuple[tuple[bytes, bytes], ...]
 
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t -~\x80-\xff]*)?")
 """An exabyte and no more; no blank before the extension, which nobody sends and parsers disagree about."""
@@ -50,7 +51,7 @@ class ChunkedBody(StreamReader):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.trailers: tuple[tuple[bytes, bytes], ...] = ()
+        self.trailers: Trailers = ()
 
 
 class ChunkReader:
@@ -146,11 +147,15 @@ def chunk(piece: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(piece), piece)
 
 
-def last_chunk(body: Payload, withheld: frozenset[bytes] | None) -> bytes:
-    """The end of a whole body for the next hop; ``withheld`` as from ``announced``, None: without trailers."""
-    if withheld is None or not isinstance(body, ChunkedBody):
+def last_chunk(body: object, withheld: frozenset[bytes] | None) -> bytes:
+    """
+    The end of a whole body for the next hop, with its trailers where it has some; ``withheld`` as from ``announced``,
+    None: without them.
+    """
+    trailers: Trailers = getattr(body, "trailers", ())
+    if withheld is None or not trailers:
         return LAST_CHUNK
-    lines = [b"%b: %b\r\n" % field for field in body.trailers if _may_trail(field[0], withheld)]
+    lines = [b"%b: %b\r\n" % field for field in trailers if _may_trail(field[0], withheld)]
     return b"0\r\n%b\r\n" % b"".join(lines)
 
 

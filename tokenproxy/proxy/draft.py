@@ -203,7 +203,7 @@ def form(
     inside = _inside(said.get(HEADERS, b""))
     names = {canonical(name) for name, _ in inside}
     inside += [(name, value) for name, value in outside if canonical(name) not in names]
-    if chosen.route.signals.by_body:  # the lane asks for plain bodies itself
+    if chosen.route.reads_bodies:  # the lane asks for plain bodies itself
         inside = [field for field in inside if canonical(field[0]) != b"accept-encoding"]
     own = canonical(chosen.route.inject.header.encode())
     if chosen.target is not None and chosen.target.token:

@@ -41,6 +41,7 @@ from tokenproxy.proxy.draft import (
     replaced_body,
     unresolved_problem,
 )
+from tokenproxy.proxy.echo import Sieved, check_legible, without_echo
 from tokenproxy.proxy.lane import LaneError
 from tokenproxy.proxy.plain import Answer, Message, Payload
 from tokenproxy.proxy.pool import Pool
@@ -49,6 +50,7 @@ from tokenproxy.proxy.proof import nonce_of, wants_nonce
 from tokenproxy.proxy.record import Refusal, RequestLog
 from tokenproxy.proxy.register import UnprovenError
 from tokenproxy.proxy.request import VIA, Request, SettledError
+from tokenproxy.proxy.revise import Revision
 from tokenproxy.proxy.side import Side
 from tokenproxy.proxy.told import forwarded_lines
 from tokenproxy.proxy.tunnel import ESTABLISHED, Connect, Fresh, Handshake, Tunnel, tunnels_full
@@ -104,12 +106,12 @@ class Exchange:
         self.plane = caller.plane
         self.message = message
         self.payload = payload
-        self.payload_down: Payload | None = None
+        self.payload_down: Payload | Sieved | None = None
         """The answer's body, once it is passed on."""
         self.request: Request | None = None
         self.body: Body | None = None
         self.card: Card | None = None
-        """Of the token that was sent last."""
+        """What the request was sent with last."""
         self.upstream: UpstreamSide | None = None
         self.held = b""
         """What was read of the answer's body to find out about the token."""
@@ -303,7 +305,7 @@ class Exchange:
             raise upstream_invalid("The upstream's answer is gone.")
         revision = request.lane.revision
         if revision is not None:
-            answer = revision.revised(answer)
+            answer = revision.revised(self._kept(request, answer) if revision.redacts else answer)
         head = switched(answer, self.handshake.protocol) + (revision.lines if revision else b"") + b"\r\n"
         upstream.pool.sides.discard(upstream)
         self._become_tunnel(request, upstream, head, answer.code, early=upstream.early)
@@ -440,7 +442,7 @@ class Exchange:
         if card.key is not None:
             return await self._send_proven(request, card, pool, head, target)
         answer = await self._deliver(request, pool, head + card.line)
-        return without_token(answer, card.query) if card.query else answer
+        return self._kept(request, without_token(answer, card.query)) if card.query else answer
 
     async def _send_proven(
         self, request: Request, card: Card, pool: Pool, head: bytes, target: bytes
@@ -576,7 +578,7 @@ class Exchange:
             if request.expects:
                 self._continue()
         elif request.modern:  # RFC 9110 section 15.2: HTTP/1.0 callers get none
-            self.caller.transport.write(interim(answer))
+            self.caller.transport.write(interim(self._kept(request, answer)))
         if self.caller.writing_paused:  # an upstream must not fill our memory with interim answers either
             await self.caller.drain(self.plane.monotonic() + self.plane.settings.deadlines.body_idle)
 
@@ -644,7 +646,7 @@ class Exchange:
 
     # answering
 
-    async def _pass_on(self, request: Request, answer: Answer) -> bool:
+    async def _pass_on(self, request: Request, answer: Answer) -> bool:  # noqa: C901 - the answer's whole way
         upstream, caller, plane = self.upstream, self.caller, self.plane
         payload = upstream.payload if upstream is not None else None
         if upstream is None or payload is None:
@@ -652,9 +654,13 @@ class Exchange:
         if isinstance(request.draft, Draft) and request.draft.said:
             answer = unsaid(answer, request.draft.said)
         revision = request.lane.revision
+        body_down: Payload | Sieved = payload
         if revision is not None:
-            answer = revision.revised(answer)
+            answer, body_down = self._revised(request, revision, answer, payload)
         head = read_answer(answer, headless=request.method == "HEAD", date=plane.date_line)
+        if head.leads:
+            kept = self._kept(request, answer, leading=True)
+            head = read_answer(kept, headless=request.method == "HEAD", date=plane.date_line)
         uploaded = self.body is None or self.body.sent
         keep = request.keep and uploaded and not plane.draining
         last_lines, chunked, keep = ending(
@@ -671,20 +677,20 @@ class Exchange:
         if revision is not None:
             fields += revision.lines
         start = head.status_line + fields + last_lines
-        self.payload_down = payload
-        if payload.is_eof():
-            body = self.held + payload.read_nowait()
+        self.payload_down = body_down
+        if body_down.is_eof():
+            body = self.held + body_down.read_nowait()
             upstream.release(answer, uploaded=uploaded, now=now)
             if chunked:
-                last = LAST_CHUNK if head.withheld is None else last_chunk(payload, head.withheld)
+                last = LAST_CHUNK if head.withheld is None else last_chunk(body_down, head.withheld)
                 body = chunk(body) + last if body else last
             caller.transport.write(start + body)
         else:
             await self._stream(
-                start, payload, upstream, chunked=chunked, idle=self._idle_of(answer, upstream)
+                start, body_down, upstream, chunked=chunked, idle=self._idle_of(answer, upstream)
             )
             if chunked:
-                caller.transport.write(last_chunk(payload, head.withheld))
+                caller.transport.write(last_chunk(body_down, head.withheld))
             uploaded = self.body is None or self.body.sent
             upstream.release(answer, uploaded=uploaded, now=plane.monotonic())
         self.upstream = None
@@ -692,6 +698,31 @@ class Exchange:
         if caller.writing_paused:
             await caller.drain(plane.monotonic() + plane.settings.deadlines.body_idle)
         return keep
+
+    def _kept(self, request: Request, answer: Answer, *, leading: bool = False) -> Answer:
+        """The answer without what its head repeats of our token; ``leading``: in fields that lead on alone."""
+        kept = without_echo(answer, request.lane.echoes(self.card), leading=leading)
+        if kept is not answer:
+            request.lane.tell_echo(self.plane.monotonic(), place="head")
+        return kept
+
+    def _revised(
+        self, request: Request, revision: Revision, answer: Answer, payload: Payload
+    ) -> tuple[Answer, Payload | Sieved]:
+        """Head and body as the route wants them, without our token if it says so; an answer is told of once."""
+        if not revision.redacts:
+            return revision.revised(answer), payload
+        bodyless = request.method == "HEAD" or answer.code in {204, 304}
+        check_legible(answer, bodyless=bodyless, route=request.lane.route.name)
+        kept = self._kept(request, answer)
+        lane, monotonic = request.lane, self.plane.monotonic
+
+        def found() -> None:
+            if kept is answer:
+                lane.tell_echo(monotonic(), place="body")
+
+        held, self.held = self.held, b""
+        return revision.revised(kept), Sieved(payload, held, lane.echoes(self.card), found)
 
     def _idle_of(self, answer: Answer, upstream: UpstreamSide) -> float:
         """Seconds between two pieces; in an event stream nothing may happen for long, and the kernel looks after it."""
@@ -703,7 +734,7 @@ class Exchange:
         return deadlines.events or inf
 
     async def _stream(
-        self, start: bytes, payload: Payload, upstream: UpstreamSide, *, chunked: bool, idle: float
+        self, start: bytes, payload: Payload | Sieved, upstream: UpstreamSide, *, chunked: bool, idle: float
     ) -> None:
         """Pass the body on as it comes; a body that breaks off breaks off here too (``payload`` raises)."""
         caller, plane = self.caller, self.plane

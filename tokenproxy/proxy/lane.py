@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from tokenproxy import log
 from tokenproxy.core.allow import Allow, RefusedError
+from tokenproxy.core.echoes import Echoes, shown
 from tokenproxy.core.forwarded import NAMES as FORWARDED
 from tokenproxy.core.routes import Route, Target, account_header
 from tokenproxy.core.tokens import Sendable
@@ -124,6 +125,7 @@ class Lane:
         "host_line",
         "metrics",
         "origins",
+        "own_echoes",
         "pool",
         "prefix_length",
         "retry",
@@ -158,7 +160,7 @@ class Lane:
         self.prefix_length = len(route.prefix)
         self.host_line = f"Host: {route.host_header or route.upstream.authority}\r\n".encode()
         """And all that follows it whatever the request is."""
-        if route.signals.by_body:
+        if route.reads_bodies:
             self.host_line += PLAIN_BODIES
         self.host_line += route.request_headers.lines
         if route.upstream.form and route.upstream.proxy is not None:
@@ -183,19 +185,41 @@ class Lane:
         self.earlier_cards: dict[str, Card] = {}
         self.told: dict[str, tuple[float, int]] = {}
         """Event -> until when it is not told again, and how often it happened since."""
+        self.own_echoes = Echoes(route.request_headers.secrets if route.redact_echo else ())
+        """Secrets of the config that each request carries, where they are looked for in answers."""
 
     def tell(self, problem: ProblemError, now: float) -> None:
         """Log what ails the upstream, at most once in ``TELL_EVERY`` seconds: an outage is one event, not a thousand."""
         event = _TOLD.get(problem.code)
-        if event is None:
-            return
+        if event is not None:
+            self._tell(event, now, code=problem.code, detail=problem.detail)
+
+    def tell_echo(self, now: float, *, place: str) -> None:
+        """Count and log an answer in which the upstream repeated our token; ``place`` is "head" or "body"."""
+        self.metrics.echoes += 1
+        self._tell("token_echoed", now, place=place)
+
+    def _tell(self, event: str, now: float, **fields: Any) -> None:
         until, times = self.told.get(event, (0.0, 0))
         times += 1
         if now < until:
             self.told[event] = until, times
             return
-        log.event(_log, event, route=self.route.name, code=problem.code, detail=problem.detail, times=times)
+        log.event(_log, event, route=self.route.name, **fields, times=times)
         self.told[event] = now + TELL_EVERY, 0
+
+    def echoes(self, card: Card | None) -> Echoes:
+        """What the upstream could repeat to a request that was sent with this card, or with no token of ours."""
+        if card is None:
+            return self.own_echoes
+        if card.echoes is None:
+            card.echoes = Echoes(
+                (
+                    *shown(card.tokens.access_token, self.route.inject.value),
+                    *(self.route.request_headers.secrets if self.route.redact_echo else ()),
+                )
+            )
+        return card.echoes
 
     def card(self, account: str, tokens: Sendable) -> Card:
         """What the token set means here, made once; raises ``misconfigured`` where it cannot be sent."""
@@ -248,7 +272,7 @@ def _dropped(route: Route) -> frozenset[bytes]:
     names = {route.inject.header, *_beside(route)} - {""}
     if "authorization" not in route.passed:
         names.add("authorization")
-    if route.signals.by_body:
+    if route.reads_bodies:
         names.add("accept-encoding")
     header = account_header(route.account)
     if header is not None:

@@ -29,6 +29,8 @@ CLOSES: Final = 8
 CONNECTION: Final = KEEPS | CLOSES
 """The bit of a name; what the line sets depends on its value."""
 DATE: Final = 1 << 12
+LEADS: Final = 1 << 13
+"""It is looked at before it goes on, as ``Location`` is."""
 ODD: Final = -1
 """Nothing for this form: what frames or hands over a connection in another way."""
 
@@ -116,8 +118,11 @@ class PlainAnswer:
     def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
         return tuple([(name, value) for _, name, value, _, _ in self.fields])
 
-    def with_fields(self, raw_headers: Iterable[tuple[bytes, bytes]]) -> PlainAnswer:
-        answer = PlainAnswer(self.lines, self.code, self.reason, self.lines.of(raw_headers), self.length)
+    def with_fields(
+        self, raw_headers: Iterable[tuple[bytes, bytes]], *, reason: str | None = None
+    ) -> PlainAnswer:
+        said = self.reason if reason is None else reason
+        answer = PlainAnswer(self.lines, self.code, said, self.lines.of(raw_headers), self.length)
         answer.should_close = self.should_close
         return answer
 
@@ -224,7 +229,7 @@ class Lines:
             return None
         answer = PlainAnswer(self, *status, fields, int(length))
         answer.should_close = bits & CLOSES != 0
-        if bits & DATE:
+        if bits & (DATE | LEADS) == DATE:
             answer.passing = b"".join(map(_line, fields))
         return answer
 

@@ -16,11 +16,13 @@ Change = Callable[[str], str]
 
 
 class Revision:
-    __slots__ = ("_changes", "_outgoing", "_removed", "_upstream", "lines")
+    __slots__ = ("_changes", "_outgoing", "_removed", "_upstream", "lines", "redacts")
 
     def __init__(self, route: Route) -> None:
         self.lines: Final = route.answer_headers.lines
         """Fields of ours."""
+        self.redacts: Final = route.redact_echo
+        """Our token is hidden in the whole answer."""
         self._removed = frozenset(name.lower().encode() for name in route.answer_headers.taken)
         self._changes = _changes(route)
         self._upstream = route.upstream
@@ -62,17 +64,19 @@ def _changes(route: Route) -> Mapping[bytes, Change]:
 def revision(route: Route) -> Revision | None:
     """None where answers go to the caller as they are."""
     changed = route.answer_headers.taken or route.answer_headers.added
-    rewritten = route.rewrite_location or route.rewrite_cookies
+    rewritten = route.rewrite_location or route.rewrite_cookies or route.redact_echo
     return Revision(route) if changed or rewritten or route.upstream.form else None
 
 
-def with_fields(message: Answer, fields: tuple[tuple[bytes, bytes], ...]) -> Answer:
+def with_fields(
+    message: Answer, fields: tuple[tuple[bytes, bytes], ...], *, reason: str | None = None
+) -> Answer:
     if isinstance(message, PlainAnswer):
-        return message.with_fields(fields)
+        return message.with_fields(fields, reason=reason)
     return RawResponseMessage(
         message.version,
         message.code,
-        message.reason,
+        message.reason if reason is None else reason,
         message.headers,
         fields,
         message.should_close,
