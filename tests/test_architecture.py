@@ -21,14 +21,15 @@ ALLOWED = {
     "metrics": set[str](),
     "systemd": set[str](),
     "audit": {"core", "log", "errors"},
+    "dumps": set[str](),
     "core": {"errors"},
-    "config": {"core", "errors"},
+    "config": {"core", "errors", "dumps"},
     **{shell: {"core", *LEAVES} for shell in SHELLS},
     "parts": {"core", "config", *SHELLS, *LEAVES},
     "offline": {"parts", "core", "config", *SHELLS, *LEAVES},
     "doctor": {"parts", "core", "config", *SHELLS, *LEAVES},
-    "app": {"parts", "doctor", "core", "config", "systemd", *SHELLS, *LEAVES},
-    "cli": {"app", "offline", "doctor", "parts", "config", "core", "errors", "log"},
+    "app": {"parts", "doctor", "core", "config", "systemd", "dumps", *SHELLS, *LEAVES},
+    "cli": {"app", "offline", "doctor", "parts", "config", "core", "errors", "log", "dumps"},
 }
 """Area -> areas it may import beside itself; the version in ``tokenproxy/__init__.py`` is everybody's."""
 

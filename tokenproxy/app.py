@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import os
-import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any, Final
 
 from aiohttp.web import Application
 
-from tokenproxy import __version__, audit, log, parts, stores
+from tokenproxy import __version__, audit, dumps, log, parts, stores
 from tokenproxy import config as configs
 from tokenproxy.admin.api import Desk, metrics_app, socket_app, tcp_app
 from tokenproxy.admin.dashboard.history import History
@@ -533,7 +532,7 @@ async def serve(
     ``TokenproxyError`` when it cannot start.
     """
     log.capture_uncaught()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold every token
+    dumps.forbid_for_all()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_unexpected)
     passed, notifier = take_sockets(environ), Notifier(environ)

@@ -169,8 +169,9 @@ def account_argument(*, required: bool = True) -> Callable[[Body], Body]:
 
 def load(call: Call) -> Config:
     """Raises ``ConfigError``."""
-    from tokenproxy import config
+    from tokenproxy import config, dumps
 
+    dumps.forbid()  # from here on there are secrets in it
     return config.load(call.config, os.environ)
 
 

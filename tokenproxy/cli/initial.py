@@ -40,7 +40,7 @@ class Answers:
     upstream: str | None = None
     """None: the preset's API."""
     client_id: str | None = None
-    client_secret: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
     """A source word."""
     secret: str | None = field(default=None, repr=False)
     """The secret itself, typed in by a person; goes into a file of its own."""

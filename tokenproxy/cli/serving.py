@@ -39,6 +39,9 @@ def serve(call: Call) -> None:
     SIGHUP reads the config again. On the first signal to end, requests under way are finished first (deadlines.drain); a second signal cuts them off.
     """
     from tokenproxy import config as configs
+    from tokenproxy import dumps
+
+    dumps.forbid()
 
     reading = configs.begin(call.config, os.environ)  # in a child, while this process imports the rest
     from tokenproxy import app, log

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from tokenproxy import dumps
 from tokenproxy.config.values import Config
 from tokenproxy.errors import ConfigError
 
@@ -65,6 +66,7 @@ def _started(words: list[str], environ: Mapping[str, str]) -> subprocess.Popen[b
 
 def main() -> None:
     """The child: the config, or what is wrong with it, pickled on standard output."""
+    dumps.forbid()
     from tokenproxy.config import reader
 
     found: Config | tuple[Any, ...]

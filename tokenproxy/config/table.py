@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import UnionType
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
@@ -14,6 +15,10 @@ class Table(BaseModel):
 
     Required keys have a default all the same: a missing one must not keep the others from being looked at.
     """
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """None: values may be secrets (``literal:...``)."""
+        return ()
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 

@@ -178,7 +178,7 @@ class Caught:
     value: str = field(repr=False)
     """The code, or what the profile's expression caught; the access token of an implicit login."""
     parameters: Mapping[str, str] = field(repr=False)
-    captured: Mapping[str, str] = field(default_factory=dict)
+    captured: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

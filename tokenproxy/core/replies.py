@@ -54,7 +54,7 @@ class Failure:
     event: Event
     """``REFUSED``, ``REGISTRATION_REFUSED`` or ``PROVIDER_DOWN``."""
     reason: Reason
-    text: str
+    text: str = field(repr=False)
     """What the provider said, cut; secrets that we sent are taken out by the caller, who knows them."""
     retry_after: float | None = None
     """Seconds."""

@@ -63,7 +63,7 @@ class TokenSet:
     """Whom the tokens speak for, where the provider tells (``sub``)."""
     generation: int = 1
     """Counts the token sets of one account, from 1; grows by one with each replacement."""
-    captured: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    captured: Mapping[str, str] = field(default_factory=lambda: NOTHING, repr=False)
     """Template variables from the token answer or the callback (``instance_url``), checked when they came."""
     dpop_key: str | None = field(default=None, repr=False)
     """The private key (JWK, as JSON) that these tokens are bound to (RFC 9449); losing it loses them."""
