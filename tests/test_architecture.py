@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "tokenproxy"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 SHELLS = {"oauth", "proxy", "stores", "admin"}
-LEAVES = {"errors", "log", "metrics", "audit"}
+LEAVES = {"errors", "log", "metrics", "audit", "tracing"}
 ALLOWED = {
     "__init__": set[str](),
     "__main__": {"cli"},
@@ -22,6 +22,7 @@ ALLOWED = {
     "systemd": set[str](),
     "audit": {"core", "log", "errors"},
     "dumps": set[str](),
+    "tracing": {"core", "log"},
     "core": {"errors"},
     "config": {"core", "errors", "dumps"},
     **{shell: {"core", *LEAVES} for shell in SHELLS},

@@ -118,6 +118,9 @@ class App:
         self._stack.push_async_callback(self.store.close)
         self._spool = await parts.open_spool(config.store, self._environ)
         self._take_admin_token(await asyncio.to_thread(parts.admin_token, config))
+        tracing = await asyncio.to_thread(parts.tracing, config, self._environ)
+        if tracing is not None:
+            self._stack.push_async_callback(asyncio.to_thread, tracing.close)
         endpoint = parts.endpoint(config, self._environ)
         self._stack.push_async_callback(endpoint.close)
         self.source = Source(
@@ -131,6 +134,7 @@ class App:
             cache=config.store.cache,
             jitter=parts.jitter,
             lease=timedelta(seconds=config.store.shared.lease),
+            watch=tracing.renewal if tracing is not None else None,
         )
         self._stack.push_async_callback(self.source.close)
         await self.source.restore()
@@ -166,6 +170,7 @@ class App:
             values=self.state,
             passed=self._passed,
             tokens=self._issuers,
+            tracing=tracing,
         )
         self._plane.on_refused = self._refusals()
         await self._listen()

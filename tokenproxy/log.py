@@ -101,6 +101,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "caller_refused": Kind(_INFO, "A request was refused before anything was done for it, for reason `code`."),
     "upstream_failed": Kind(_WARNING, "An upstream could not be reached, or its answer was unusable."),
     "token_echoed": Kind(_WARNING, "An upstream repeated our token in the `place` of an answer; it was hidden there."),
+    "trace_export_failed": Kind(_WARNING, "`spans` spans did not reach the collector; requests go on without it."),
     "overloaded": Kind(_WARNING, "Requests are turned away because too many are in flight."),
     # everybody else
     LIBRARY: Kind(_INFO, "A library wrote `message`; the level is its own."),

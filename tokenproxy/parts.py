@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tokenproxy import config as configs
@@ -38,6 +38,9 @@ from tokenproxy.proxy import (
     server_context,
     tls_context,
 )
+
+if TYPE_CHECKING:
+    from tokenproxy.tracing import Tracing
 
 _log = logging.getLogger("tokenproxy")
 
@@ -261,6 +264,7 @@ def restart_needed(old: Config, new: Config) -> list[str]:
         "metrics.listen": (old.metrics.listen, new.metrics.listen),
         "metrics.cert_file": (bool(old.metrics.tls.cert_file), bool(new.metrics.tls.cert_file)),
         "store": (old.store, new.store),
+        "trace": (old.trace, new.trace),
         "renew.concurrent": (old.renew.concurrent, new.renew.concurrent),
     }
     return [key for key, (before, after) in pairs.items() if before != after]
@@ -299,6 +303,20 @@ def hide_secrets(config: Config) -> None:
     )
     for secret in secrets:
         log.register_secret(secret, lasting=True)
+
+
+def tracing(config: Config, environ: Mapping[str, str]) -> Tracing | None:
+    """None where nobody asks for spans. Raises ``TokenproxyError`` where what makes them is not installed."""
+    if not config.trace.enabled:
+        return None
+    try:
+        from tokenproxy.tracing import Tracing
+    except ImportError:
+        raise TokenproxyError(
+            "trace.enabled needs OpenTelemetry, which is not installed",
+            next_step="pip install 'tokenproxy[otel]'",
+        ) from None
+    return Tracing(config.trace, environ)
 
 
 def password_of(url: str) -> list[str]:

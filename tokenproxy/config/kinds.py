@@ -81,6 +81,12 @@ def rate(value: Any) -> float:
     return float(value)
 
 
+def share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"must be a number from 0 to 1, got {shown(value)}")
+    return float(value)
+
+
 def size_from(least: int, name: str) -> Callable[[int], int]:
     def check(value: int) -> int:
         if value < least:

@@ -65,6 +65,7 @@ from tokenproxy.config.kinds import (
     seconds_from,
     setting_names,
     settings_by_name,
+    share,
     signal_json,
     size_from,
     whole,
@@ -95,6 +96,7 @@ _REPLAY: Final = settings.Replay()
 _BUDGET: Final = settings.ReplayBudget()
 _RENEW: Final = settings.RenewPolicy()
 _SHARED: Final = settings.SharedStore()
+_TRACE: Final = settings.TraceSettings()
 _ANSWER: Final = AnswerFields()
 _INJECT: Final = Inject()
 _REVOKE: Final = Revoke(url="")
@@ -587,6 +589,13 @@ class AuditTable(Table):
     required: Flag = False
 
 
+class TraceTable(Table):
+    enabled: Flag = _TRACE.enabled
+    endpoint: TextOrEmpty = _TRACE.endpoint
+    sample: Annotated[float, PlainValidator(share), Kind("number")] = _TRACE.sample
+    accounts: Flag = _TRACE.accounts
+
+
 SECTIONS: Final[Mapping[str, type[Table]]] = {
     "server": Server,
     "admin": Admin,
@@ -598,6 +607,7 @@ SECTIONS: Final[Mapping[str, type[Table]]] = {
     "renew": RenewTable,
     "log": LogTable,
     "audit": AuditTable,
+    "trace": TraceTable,
 }
 """Tables that exist once."""
 

@@ -40,6 +40,7 @@ from tokenproxy.config.models import (
     ReplayTable,
     Server,
     Store,
+    TraceTable,
 )
 from tokenproxy.config.reading import Reading
 from tokenproxy.config.routes import Around, read_routes
@@ -60,6 +61,7 @@ from tokenproxy.core.settings import (
     ReplayBudget,
     SharedStore,
     TLSFiles,
+    TraceSettings,
 )
 from tokenproxy.errors import ConfigError, Problem
 
@@ -190,6 +192,7 @@ def _config(raw: dict[str, Any], path: Path, reading: Reading) -> values.Config:
         renew=RenewPolicy(**_section(RenewTable, raw, "renew", reading).model_dump()),
         log=values.LogSettings(**_section(LogTable, raw, "log", reading).model_dump()),
         audit=_audit(_section(AuditTable, raw, "audit", reading), reading),
+        trace=_trace(_section(TraceTable, raw, "trace", reading), reading),
     )
 
 
@@ -202,6 +205,15 @@ def _audit(table: AuditTable, reading: Reading) -> Audit:
     elif "/" in file and not Path(file).parent.is_dir():
         reading.report.problem(("audit", "file"), f"no such folder: {Path(file).parent}")
     return Audit(file=file, fsync=table.fsync, required=table.required)
+
+
+def _trace(table: TraceTable, reading: Reading) -> TraceSettings:
+    if table.endpoint:
+        try:
+            addresses.url(table.endpoint)
+        except ValueError as wrong:
+            reading.report.problem(("trace", "endpoint"), str(wrong))
+    return TraceSettings(**table.model_dump())
 
 
 def _section(model: type[AnyTable], raw: dict[str, Any], name: str, reading: Reading) -> AnyTable:

@@ -22,6 +22,7 @@ from tokenproxy.core.settings import (
     ReplayBudget,
     SharedStore,
     TLSFiles,
+    TraceSettings,
 )
 from tokenproxy.errors import Problem
 
@@ -134,6 +135,7 @@ class Config:
     renew: RenewPolicy
     log: LogSettings
     audit: Audit = field(default_factory=Audit)
+    trace: TraceSettings = field(default_factory=TraceSettings)
     warnings: tuple[Problem, ...] = ()
     """What ``check`` says although the config works."""
 

@@ -83,6 +83,17 @@ class RenewPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TraceSettings:
+    enabled: bool = False
+    endpoint: str = ""
+    """The collector's, without ``/v1/traces``; empty: what the OTEL_* variables say."""
+    sample: float = 1.0
+    """Which part of the requests is recorded whose caller says nothing of it."""
+    accounts: bool = False
+    """Spans name accounts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SharedStore:
     """How replicas share one database."""
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import chain
@@ -72,6 +73,10 @@ RENEWAL_PATIENCE: Final = 20.0
 """Seconds that ``close`` waits for renewals that were sent; more than one token call may take."""
 
 
+Watch = Callable[[str, str], AbstractContextManager[Callable[[str], None]]]
+"""Account and trigger -> what lasts as long as the renewal, and is told how it ended."""
+
+
 @dataclass(slots=True)
 class _Loading:
     """An account that is being read from the store."""
@@ -98,12 +103,14 @@ class Source:
         awake: int = AWAKE,
         jitter: Callable[[], float],
         lease: timedelta = LEASE,
+        watch: Watch | None = None,
     ) -> None:
         """
         ``cache`` in bytes; ``awake`` logins need not rest; ``jitter`` gives numbers from -1 to 1.
 
-        No token call takes longer than half a ``lease``.
+        No token call takes longer than half a ``lease``. ``watch`` is told of each renewal as long as it runs.
         """
+        self._watch = watch
         self._accounts = dict(accounts)
         self._configured_at = clock.now()
         self._store = store
@@ -699,6 +706,8 @@ class Source:
 
     def _begin(self, entry: Entry, trigger: str, ask: AskFirst) -> asyncio.Task[Outcome]:
         work = self._renew(entry, trigger, ask)
+        if self._watch is not None:
+            work = _watched(work, self._watch(entry.name, trigger))
         entry.renewal = self._tasks.start(work, name=f"renew {entry.name}")
         return entry.renewal
 
@@ -830,6 +839,18 @@ class Source:
         self._entries.drop(account)
         self._census.restate(account, standing.state)
         log.event(_log, "account_rebound", account=account)
+
+
+async def _watched(
+    work: Coroutine[Any, Any, Outcome], watching: AbstractContextManager[Callable[[str], None]]
+) -> Outcome:
+    with watching as ended:
+        outcome = await work
+        if isinstance(outcome, AccountError):
+            ended(outcome.code)
+        else:
+            ended("ok" if isinstance(outcome, TokenSet) else outcome.value)
+        return outcome
 
 
 def _as_in(entry: Entry, found: Summary) -> bool:

@@ -13,7 +13,6 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from tokenproxy import log
 from tokenproxy.proxy.chunks import BrokenChunksError, ChunkedBody, ChunkReader
-from tokenproxy.proxy.exchange import Exchange
 from tokenproxy.proxy.parsers import BUFFER, head_too_large, request_parser, request_problem, stream
 from tokenproxy.proxy.plain import LONGEST_LENGTH, Message, Payload, Whole
 from tokenproxy.proxy.problem import ProblemError, bad_request, render
@@ -261,7 +260,7 @@ class CallerSide(Side):
         try:
             while True:
                 self.deadline = inf
-                exchange = Exchange(self, message, payload)
+                exchange = self.plane.exchange(self, message, payload)
                 if not await exchange.run() or self.door.closed:
                     if self.tunnel is not None:
                         return

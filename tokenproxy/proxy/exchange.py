@@ -19,6 +19,7 @@ from tokenproxy.core.problems import BODY_NOT_REPLAYABLE
 from tokenproxy.core.retries import Budget, Retry, pause
 from tokenproxy.core.signals import Verdict
 from tokenproxy.core.tokens import Sendable
+from tokenproxy.core.traceparent import parent_of
 from tokenproxy.errors import AccountError, StoreError
 from tokenproxy.proxy.address import path_of
 from tokenproxy.proxy.answer import (
@@ -199,6 +200,12 @@ class Exchange:
         elif answer.code < 500:
             self._worked(request)
         return await self._pass_on(request, answer)
+
+    @property
+    def trace_id(self) -> str:
+        """What ties this request to others of its kind elsewhere; looked up only where it is told."""
+        parent = parent_of(self.message.raw_headers)
+        return parent.trace_id if parent is not None else ""
 
     # requests whose head was not made at the gate
 
@@ -794,7 +801,9 @@ class Exchange:
             and not self.plane.draining
         )
         cors = problem.cors or (request.cors if request is not None else b"")
-        head, body = render(problem, date=self.plane.date_line(), route=route, keep=keep, cors=cors)
+        head, body = render(
+            problem, date=self.plane.date_line(), route=route, keep=keep, cors=cors, trace_id=self.trace_id
+        )
         self.caller.transport.write(head if self.message.method == "HEAD" else head + body)
         return keep
 
@@ -857,6 +866,7 @@ class Exchange:
                 seconds=seconds,
                 upstream_seconds=self.upstream_seconds,
                 attempts=self.attempts,
+                trace_id=self.trace_id,
             )
         )
 

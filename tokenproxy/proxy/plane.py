@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from email.utils import format_datetime
 from functools import partial
 from math import inf
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from tokenproxy import log
@@ -26,6 +26,7 @@ from tokenproxy.metrics import Metrics
 from tokenproxy.proxy.body import Vault
 from tokenproxy.proxy.caller import CallerSide, overload_answer
 from tokenproxy.proxy.doors import NONE_PASSED, Change, Door, Passed
+from tokenproxy.proxy.exchange import Exchange
 from tokenproxy.proxy.lane import Lane, Turns
 from tokenproxy.proxy.outgoing import Outgoing
 from tokenproxy.proxy.parsers import check_parsers
@@ -35,6 +36,9 @@ from tokenproxy.proxy.register import Register
 from tokenproxy.proxy.request import Gate
 from tokenproxy.proxy.tls import Stamp, stamp, tls_context
 from tokenproxy.proxy.tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from tokenproxy.tracing import Tracing
 
 _log: Final = logging.getLogger("tokenproxy.proxy")
 
@@ -84,6 +88,7 @@ class Plane:
         resolve: Resolve = resolved,
         passed: Passed = NONE_PASSED,
         tokens: TokenReader | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """
         ``recent``: where each request leaves a tuple, in the order of ``record.Trace``; None: nobody wants to know.
@@ -92,6 +97,13 @@ class Plane:
         """
         check_parsers()
         self.source = source
+        self.exchange = Exchange
+        """What serves a request."""
+        self.tracing = tracing
+        if tracing is not None:
+            from tokenproxy.proxy.traced import TracedExchange, TracedSource
+
+            self.source, self.exchange = TracedSource(source, tracing), TracedExchange
         self.prover = prover
         self.values = values
         self.metrics = metrics

@@ -118,7 +118,13 @@ def outgoing_refused(proxy: OutgoingProxy, status: int, target: str) -> ProblemE
 
 
 def render(
-    problem: ProblemError, *, date: bytes, route: str = "", keep: bool = False, cors: bytes = b""
+    problem: ProblemError,
+    *,
+    date: bytes,
+    route: str = "",
+    keep: bool = False,
+    cors: bytes = b"",
+    trace_id: str = "",
 ) -> tuple[bytes, bytes]:
     """
     Head and body of the answer, ready for the wire; ``keep`` leaves the caller's connection open, ``cors`` are lines
@@ -137,6 +143,7 @@ def render(
         "account": problem.account,
         "reason": problem.reason,
         "next_step": problem.next_step,
+        "trace_id": trace_id,
     }
     members |= {name: value for name, value in optional.items() if value}
     wait = b""

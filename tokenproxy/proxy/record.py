@@ -43,3 +43,5 @@ class RequestLog:
     """To the head of the upstream's final answer, all attempts together."""
     attempts: int
     """How often the request was sent upstream."""
+    trace_id: str
+    """Of the caller's ``traceparent``, or ours; empty where there is none."""
