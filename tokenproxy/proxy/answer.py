@@ -46,7 +46,10 @@ _status_lines: Final[dict[tuple[int, str], bytes]] = {}
 class AnswerHead:
     """How an answer goes to the caller."""
 
-    __slots__ = ("announces", "fields", "leads", "sized", "status_line", "withheld")
+    __slots__ = ("announces", "fields", "sized", "status_line", "withheld")
+
+    leads = False
+    """One of ``LEADING`` is among the fields."""
 
     def __init__(self, status_line: bytes, fields: bytes) -> None:
         self.status_line = status_line
@@ -56,10 +59,14 @@ class AnswerHead:
         """Content-Length, or no body at all: the caller knows where the answer ends."""
         self.announces = b""
         """The line that says which trailers will come."""
-        self.leads = False
-        """One of ``LEADING`` is among the fields."""
         self.withheld: frozenset[bytes] | None = None
         """None: no trailers are announced; else the names, canonical, that Connection keeps back."""
+
+
+class _LeadingHead(AnswerHead):
+    __slots__ = ()
+
+    leads = True
 
 
 def read_answer(message: Answer, *, headless: bool, date: Callable[[], bytes]) -> AnswerHead:  # noqa: C901, PLR0912 - one pass over the fields
@@ -114,9 +121,8 @@ def read_answer(message: Answer, *, headless: bool, date: Callable[[], bytes]) -
     lines = [field[3] for field in fields]
     if not dated:
         lines.append(date())
-    head = AnswerHead(status_line(code, message.reason), b"".join(lines))
+    head = (_LeadingHead if leads else AnswerHead)(status_line(code, message.reason), b"".join(lines))
     head.sized = sized or bodyless
-    head.leads = leads
     if trailing:
         head.withheld = frozenset(map(canonical, nominated))
         head.announces = announcement(trailing, head.withheld) if message.chunked else b""

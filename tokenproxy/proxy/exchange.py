@@ -102,6 +102,9 @@ class Exchange:
         "upstream_seconds",
     )
 
+    card: Card | None
+    """What the request was sent with last."""
+
     def __init__(self, caller: CallerSide, message: Message, payload: Any) -> None:
         self.caller = caller
         self.plane = caller.plane
@@ -111,8 +114,6 @@ class Exchange:
         """The answer's body, once it is passed on."""
         self.request: Request | None = None
         self.body: Body | None = None
-        self.card: Card | None = None
-        """What the request was sent with last."""
         self.upstream: UpstreamSide | None = None
         self.held = b""
         """What was read of the answer's body to find out about the token."""
@@ -435,6 +436,7 @@ class Exchange:
     def _sent(self, request: Request, tokens: Sendable | None) -> Coroutine[Any, Any, Answer]:
         lane = request.lane
         if tokens is None:
+            self.card = None
             return self._deliver(request, lane.own_pool, request.head + b"\r\n")
         card = self.card = lane.card(request.account, tokens)
         if card.plain:

@@ -31,6 +31,7 @@ CONNECTION: Final = KEEPS | CLOSES
 DATE: Final = 1 << 12
 LEADS: Final = 1 << 13
 """It is looked at before it goes on, as ``Location`` is."""
+_LOOKED_AT: Final = DATE | LEADS
 ODD: Final = -1
 """Nothing for this form: what frames or hands over a connection in another way."""
 
@@ -229,7 +230,7 @@ class Lines:
             return None
         answer = PlainAnswer(self, *status, fields, int(length))
         answer.should_close = bits & CLOSES != 0
-        if bits & (DATE | LEADS) == DATE:
+        if bits & _LOOKED_AT == DATE:
             answer.passing = b"".join(map(_line, fields))
         return answer
 
