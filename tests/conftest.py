@@ -8,7 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import planted
 from tests.stores.clusters import schema
+
+planted.listen()
 
 for _name in [name for name in os.environ if name.startswith("TOKENPROXY_") and "_TEST_" not in name]:
     del os.environ[_name]  # somebody's own settings are none of the tests' business
@@ -18,6 +21,16 @@ if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # as of a shell's background job; programs under test inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """R26: what a test planted stands in nothing that was said when it and all its other fixtures have ended."""
+    watch = planted.begin()
+    yield
+    leaks = watch.found()
+    if leaks:
+        pytest.fail("a planted secret was shown (tests/planted.py):\n" + "\n".join(leaks[:10]), pytrace=False)
 
 
 @pytest.fixture

@@ -33,6 +33,15 @@ SECRETIVE = re.compile(
 )
 """Names of fields that hold secrets, or may."""
 HARMLESS = {
+    "Described.key": "a key of the config file",
+    "Proxy.address": "where the proxy listens",
+    "AccountView.address": "of a page of ours",
+    "RequestView.account_address": "of a page of ours",
+    "Asset.body": "a file that we ship",
+    "Attempt.key": "in the address of its page, for the dashboard's own session",
+    "Notice.text": "what a page says to a person",
+    "Sight.token": "a function",
+    "_Known.keys": "an issuer's public keys",
     "Callback.captured": "names and paths of values",
     "Callback.key": "the name of a parameter",
     "Callback.token": "the name of a parameter",

@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import planted
+
 PATIENCE = 20.0
 """Seconds for anything that ought to happen soon, on a busy machine."""
 ROOT = Path(__file__).parent.parent.parent
@@ -24,6 +26,9 @@ class Ended:
     code: int
     out: str
     err: str = ""
+
+    def __post_init__(self) -> None:
+        planted.said("command", f"{self.out}\n{self.err}")
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -237,6 +242,7 @@ class Serve:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self.written += line.decode()
+            planted.said("serve", line.decode())
             if '"event":"started"' in self.written:
                 return
         raise AssertionError(f"serve did not start:\n{self.written}")

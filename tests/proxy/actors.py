@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from tests import planted
 from tokenproxy.core.interfaces import KeepAnswer
 from tokenproxy.core.provider import Inject
 from tokenproxy.core.routes import Route, RouteTable, Upstream
@@ -72,6 +73,7 @@ class Source:
         if key not in self.sets:
             sub = account.partition("/")[2]
             self.sets[key] = TokenSet(f"token-{sub}{generation}", generation=generation, **self.more)
+            planted.plant(self.sets[key].access_token)
         return self.sets[key]
 
     def newest(self, account: str) -> TokenSet:

@@ -26,6 +26,7 @@ from urllib.parse import parse_qsl, quote, quote_plus, urlencode
 
 from aiohttp import web
 
+from tests.planted import Planting, plant
 from tests.simulators.server import Server, cut
 from tokenproxy.core.interfaces import Clock
 
@@ -250,7 +251,8 @@ class Provider(Server):
         self._spent_codes: dict[str, Grant] = {}
         self._by_access: dict[str, Grant] = {}
         self._by_refresh: dict[str, Grant] = {}
-        self._issued: list[str] = []
+        self._issued: list[str] = Planting()
+        plant(self.client_secret)
 
     # For stories
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import aiohttp
 
+from tests import planted
+
 PATIENCE = 30.0
 """Seconds for anything that ought to happen soon, on a busy machine."""
 
@@ -43,6 +45,7 @@ class Serve:
     async def _read(self, stream: asyncio.StreamReader) -> None:
         async for line in stream:
             text = line.decode(errors="replace")
+            planted.said("serve", text)
             self.written += text
             if text.startswith("{"):
                 event = json.loads(text)
@@ -107,6 +110,7 @@ async def serving(
     serve = Serve(config, process)
     try:
         await serve.told("started")
+        planted.process_list()
         yield serve
     finally:
         if process.returncode is None:
@@ -126,6 +130,7 @@ async def command(
     async with asyncio.timeout(patience):
         out, err = await process.communicate(given)
     assert process.returncode is not None
+    planted.said(f"command {words[0]}", (out + err).decode())
     return process.returncode, out.decode(), err.decode()
 
 

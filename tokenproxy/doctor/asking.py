@@ -13,7 +13,7 @@ import io
 import re
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from time import perf_counter
@@ -66,8 +66,8 @@ class Answered:
     asked_at: datetime
     date: datetime | None
     """Of the answer's ``Date``."""
-    location: str
-    body: str
+    location: str = field(repr=False)
+    body: str = field(repr=False)
     certificate_ends: datetime | None
 
 

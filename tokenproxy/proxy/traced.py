@@ -9,10 +9,11 @@ from tokenproxy.core.tokens import Sendable
 from tokenproxy.core.traceparent import FIELD, parent_of
 from tokenproxy.proxy.exchange import Exchange
 from tokenproxy.proxy.plain import Answer
+from tokenproxy.proxy.pool import Pool
 from tokenproxy.proxy.problem import ProblemError
 from tokenproxy.proxy.request import Request
 from tokenproxy.proxy.upstream import UpstreamSide
-from tokenproxy.tracing import RequestTrace, Tracing, current
+from tokenproxy.tracing import Attempt, RequestTrace, Tracing, current
 
 if TYPE_CHECKING:
     from tokenproxy.proxy.plane import Plane
@@ -23,15 +24,18 @@ _GIVEN = b"\n%b:" % FIELD
 class TracedExchange(Exchange):
     """An exchange that leaves spans behind."""
 
-    __slots__ = ("trace",)
+    __slots__ = ("attempt", "trace")
 
     trace: RequestTrace
+    attempt: Attempt | None
+    """The one under way."""
     plane: Plane
 
     async def run(self) -> bool:
         tracing = self.plane.tracing
         assert tracing is not None  # noqa: S101 - else nobody makes one of these
         trace = self.trace = tracing.begin(parent_of(self.message.raw_headers), self.message.method)
+        self.attempt = None
         before = current.set(trace)
         try:
             return await super().run()
@@ -52,20 +56,27 @@ class TracedExchange(Exchange):
     def trace_id(self) -> str:
         return self.trace.place.trace_id
 
-    async def _attempt(self, request: Request, upstream: UpstreamSide, head: bytes) -> Answer:
-        to = upstream.pool.upstream
-        attempt = self.trace.attempt(request.method, to.host, to.port, self.attempts + 1)
-        if (
-            _GIVEN not in head.lower()
-        ):  # what the caller said goes on as it is (RFC 9110 section 7.7, in spirit)
-            head = b"%b%b: %b\r\n\r\n" % (head[:-2], FIELD, str(attempt.place).encode())
+    async def _deliver(self, request: Request, pool: Pool, head: bytes) -> Answer:
         try:
-            answer = await super()._attempt(request, upstream, head)
+            answer = await super()._deliver(request, pool, head)
         except BaseException as error:
-            attempt.end(error=error.code if isinstance(error, ProblemError) else type(error).__name__)
+            self._over(error=error.code if isinstance(error, ProblemError) else type(error).__name__)
             raise
-        attempt.end(answer.code)
+        self._over(answer.code)
         return answer
+
+    def _begin(self, request: Request, upstream: UpstreamSide, head: bytes) -> float:
+        self._over(error="upstream_unreachable")  # the connection of the one before was dead
+        to = upstream.pool.upstream
+        attempt = self.attempt = self.trace.attempt(request.method, to.host, to.port, self.attempts + 1)
+        if _GIVEN not in head.lower():  # what the caller said goes on as it came
+            head = b"%b%b: %b\r\n\r\n" % (head[:-2], FIELD, str(attempt.place).encode())
+        return super()._begin(request, upstream, head)
+
+    def _over(self, status: int = 0, error: str = "") -> None:
+        if self.attempt is not None:
+            self.attempt.end(status, error)
+            self.attempt = None
 
 
 class TracedSource:
