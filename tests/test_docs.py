@@ -108,6 +108,19 @@ def test_the_configs_of_the_page_on_long_lived_traffic_are_configs(tmp_path: Pat
     ]
 
 
+def test_the_config_of_the_page_about_other_proxies_is_one(tmp_path: Path) -> None:
+    """With the README's routes."""
+    asking = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/forward-auth.md").read_text(), re.DOTALL)
+    first = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    text = "\n".join([first, *asking]).replace("www-data", "root")
+    loaded = config.parse(
+        text, source="docs/forward-auth.md", base=tmp_path, environ={"DESKERA_SECRET": "s3cret-of-nobody"}
+    )
+
+    assert loaded.forward_auth.routes == {"books"}
+    assert [each.asks for each in loaded.forward_auth.listen] == [True]
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text()):

@@ -30,6 +30,7 @@ from tokenproxy.admin.token import AdminToken
 from tokenproxy.audit import AuditLog
 from tokenproxy.config import Admin, Config, MetricsListener
 from tokenproxy.core.interfaces import Accounts, Logins, Spool, Store
+from tokenproxy.core.settings import Listen
 from tokenproxy.errors import StoreError, TokenproxyError
 from tokenproxy.metrics import Metrics
 from tokenproxy.oauth import scheduler
@@ -219,7 +220,7 @@ class App:
         if config.metrics.listen:
             await self._admin_by_tcp("metrics", metrics_app(desk), config.metrics)
         self._stack.push_async_callback(self._drain)
-        await self._open(self._plane.prepared(config.server.listen))
+        await self._open(self._plane.prepared(_ways_in(config)))
 
     def _dashboard(self) -> Dashboard | None:
         if self.history is None:
@@ -248,11 +249,12 @@ class App:
 
     async def _open(self, change: Change) -> None:
         """Take callers where the config says now, and tell what that changes."""
-        before = {name: address for name, address in self.addresses.items() if name.startswith("proxy")}
+        ways = ("proxy", "forward_auth")
+        before = {name: address for name, address in self.addresses.items() if name.startswith(ways)}
         found = await self._plane.open(change)
-        after = {
-            f"proxy-{number}" if number > 1 else "proxy": each for number, each in enumerate(found, start=1)
-        }
+        asked_at = self._plane.asked_at
+        after = _numbered("proxy", [each for each in found if each not in asked_at])
+        after |= _numbered("forward_auth", asked_at)
         for name, address in before.items():
             del self.addresses[name]
             if address not in after.values():
@@ -398,7 +400,7 @@ class App:
             token = await asyncio.to_thread(parts.admin_token, new)
             contexts = parts.admin_contexts(new)
             fresh = self._audit_of(new) if new.audit != self.config.audit else None
-            change = self._plane.prepared(new.server.listen)
+            change = self._plane.prepared(_ways_in(new))
             try:
                 self._plane.swap(parts.plane_settings(new))
             except BaseException:
@@ -492,6 +494,16 @@ class App:
             "listeners": dict(self.addresses),
             "config": str(self.config.path),
         }
+
+
+def _ways_in(config: Config) -> tuple[Listen, ...]:
+    return (*config.server.listen, *config.forward_auth.listen)
+
+
+def _numbered(name: str, addresses: list[str]) -> dict[str, str]:
+    return {
+        f"{name}-{number}" if number > 1 else name: each for number, each in enumerate(addresses, start=1)
+    }
 
 
 def _request_log(config: Config) -> Callable[[RequestLog], None] | None:

@@ -155,6 +155,8 @@ class Metrics:
         self.callers_connected = 0
         self.callers: dict[str, dict[str, int]] = {}
         """Named caller -> ``let_in``, ``not_allowed``, ``overloaded`` -> requests."""
+        self.asked: dict[tuple[str, str], int] = {}
+        """(route, ``Tokenproxy-Answer`` or error code) -> questions of other proxies (forward-auth)."""
         self.refused: dict[str, int] = {}
         """Requests refused before a route was found, by error code; exported with route=""."""
 

@@ -201,6 +201,7 @@ def plane_settings(config: Config) -> PlaneSettings:
         deadlines=config.deadlines,
         limits=config.limits,
         replay=config.replay,
+        asked=config.forward_auth.routes,
     )
 
 
@@ -231,6 +232,9 @@ def check_tls(config: Config) -> None:
     for number, listen in enumerate(config.server.listen):
         if listen.tls.cert_file:
             server_context(listen.tls, where=f"server.listen[{number}]", optional=listen.client_optional)
+    for listen in config.forward_auth.listen:
+        if listen.tls.cert_file:
+            server_context(listen.tls, where="forward_auth.listen", optional=listen.client_optional)
     admin_contexts(config)
     for files, where in named.items():  # each once: the system's authorities alone take 25 ms
         tls_context(files, where=where)

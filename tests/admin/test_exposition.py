@@ -43,6 +43,7 @@ def busy() -> Metrics:
     metrics.last_reload_success = 1.6e9
     metrics.log_events["token_renewed"] = 4
     metrics.caller("billing")["let_in"] = 5
+    metrics.asked = {("crm", "newer"): 2, ("", "no_route"): 1}
     metrics.refused = {"no_route": 3, "host_refused": 2, "overloaded": 1}
     return metrics
 

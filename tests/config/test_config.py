@@ -18,7 +18,7 @@ from tokenproxy.config import load, units
 from tokenproxy.config.models import NAMED
 from tokenproxy.config.reference import every_setting
 from tokenproxy.config.table import DEPENDS, REQUIRED
-from tokenproxy.config.values import Config, LogSettings
+from tokenproxy.config.values import Config, ForwardAuth, LogSettings
 from tokenproxy.core.passwords import PasswordHash
 from tokenproxy.core.provider import Inject
 from tokenproxy.core.routes import Route, Upstream
@@ -200,6 +200,25 @@ def test_a_listener_for_known_certificates_needs_no_key(tmp_path: Path) -> None:
     assert config.warnings == ()
     (tmp_path / "key.pem").chmod(0o644)
     assert [each.path for each in read(text, tmp_path).warnings] == ["server.listen[0].key_file"]
+
+
+def test_where_other_proxies_ask(tmp_path: Path) -> None:
+    """Off by default; beside a Unix socket only with a key or a certificate."""
+    assert read(GOOD, tmp_path).forward_auth == ForwardAuth()
+    routes = 'routes = ["books"]'
+    found = read(
+        with_top(
+            "[forward_auth]", "listen = { address = 'unix:fa.sock', mode = '0660', group = 'root' }", routes
+        ),
+        tmp_path,
+    ).forward_auth
+    assert found == ForwardAuth(
+        listen=(Listen(address=f"unix:{tmp_path}/fa.sock", mode=0o660, group="root", asks=True),),
+        routes=frozenset({"books"}),
+    )
+    key = "[server.caller_auth]\nkeys = 'literal:0123456789abcdef'"
+    found = read(with_top("[forward_auth]", "listen = '127.0.0.1:8082'", routes, key), tmp_path).forward_auth
+    assert found.listen == (Listen(address="127.0.0.1:8082", asks=True),)
 
 
 def test_hosts_are_kept_as_requests_write_them(tmp_path: Path) -> None:
@@ -439,7 +458,7 @@ def test_the_example_shows_every_key() -> None:
 
 def documented() -> dict[str, tuple[str, str]]:
     rows = re.findall(
-        r"(?m)^\| `([a-z]+\.[^`]+)` \|([^|]*)\|([^|]*)\|", (ROOT / "docs" / "config.md").read_text()
+        r"(?m)^\| `([a-z_]+\.[^`]+)` \|([^|]*)\|([^|]*)\|", (ROOT / "docs" / "config.md").read_text()
     )
     return {key: (kind.strip(), default.strip().strip("`")) for key, kind, default in rows}
 

@@ -393,7 +393,7 @@ async def test_requests_in_flight() -> None:
         assert (await first.answer()).status == 200
         assert (await got(s, with_key("another-key-of-16-chars"))).status == 200
         assert (await got(s, with_key())).status == 200
-        member = s.plane.gate._register.members["app"]  # type: ignore[union-attr]
+        member = s.plane.gate.register.members["app"]  # type: ignore[union-attr]
         assert member.turns.taken == 0
 
 
@@ -458,7 +458,7 @@ async def test_a_body_that_comes_meanwhile_is_not_lost() -> None:
 
 async def test_nothing_is_asked_where_no_caller_is_named() -> None:
     async with stage() as s:
-        assert s.plane.gate._register is None
+        assert s.plane.gate.register is None
         answer = await got(s, b"Authorization: Basic eDp5")
         assert answer.status == 200
         assert s.logged[0].caller == ""

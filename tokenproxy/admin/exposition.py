@@ -177,6 +177,12 @@ def _requests(metrics: Metrics) -> Iterator[Metric]:
         ("route",),
         (((each.route,), each.echoes) for each in routes),
     )
+    yield _counter(
+        "tokenproxy_forward_auth",
+        'Questions of other proxies, by what they were told; route="" was refused before a route was found.',
+        ("route", "answer"),
+        metrics.asked.items(),
+    )
     yield GaugeMetricFamily(
         "tokenproxy_callers_connected",
         "Connections of callers that are open.",

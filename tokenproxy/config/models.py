@@ -159,6 +159,11 @@ class Server(Table):
     caller_auth: CallerAuth = CallerAuth()
 
 
+class ForwardAuth(Table):
+    listen: Annotated[list[ListenTable], BeforeValidator(listens), Kind("text, table or list")] = []
+    routes: Texts = []
+
+
 class Admin(Table):
     listen: Text = LOOPBACK_ADMIN
     public_url: Text | None = depends()
@@ -598,6 +603,7 @@ class TraceTable(Table):
 
 SECTIONS: Final[Mapping[str, type[Table]]] = {
     "server": Server,
+    "forward_auth": ForwardAuth,
     "admin": Admin,
     "metrics": Metrics,
     "store": Store,

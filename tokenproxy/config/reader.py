@@ -12,8 +12,7 @@ import re
 import shlex
 import stat
 import tomllib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +22,7 @@ from tokenproxy.config import addresses, environment, providers, values
 from tokenproxy.config.accounts import Offers, read_accounts
 from tokenproxy.config.addresses import Listener
 from tokenproxy.config.callers import check_ways, read_callers, read_keys
+from tokenproxy.config.forward_auth import read_forward_auth
 from tokenproxy.config.issuers import read_issuers
 from tokenproxy.config.lines import Keys, Lines
 from tokenproxy.config.models import (
@@ -32,6 +32,7 @@ from tokenproxy.config.models import (
     Admin,
     AuditTable,
     DeadlineTable,
+    ForwardAuth,
     LimitTable,
     ListenTable,
     LogTable,
@@ -157,13 +158,16 @@ def _config(raw: dict[str, Any], path: Path, reading: Reading) -> values.Config:
         trusted_proxies=tuple(server_table.trusted_proxies),
         callers=callers,
     )
-    listeners = _listeners(server_table, reading)
-    listens = _listens(server_table, reading)
+    listens = _listens(server_table.listen, ("server", "listen"), reading)
+    listeners = _check_twice([each for each, _ in listens], reading)
     admin_listener = _tcp_listener(admin_table.listen, ("admin", "listen"), reading)
     metrics_table = _section(Metrics, raw, "metrics", reading)
     metrics_listener = _metrics_listener(metrics_table, reading)
     _check_clashes(listeners, admin_listener, metrics_listener, reading)
     _check_exposed(admin_table, admin_listener, reading)
+    asking_table = _section(ForwardAuth, raw, "forward_auth", reading)
+    asking = _listens(asking_table.listen, ("forward_auth", "listen"), reading)
+    _check_asking([each for each, _ in asking], [*listeners, admin_listener, metrics_listener], reading)
     store = _store(_section(Store, raw, "store", reading), reading)
     if server_table.reuse_port and not store.database:
         reading.report.problem(
@@ -176,6 +180,14 @@ def _config(raw: dict[str, Any], path: Path, reading: Reading) -> values.Config:
     return values.Config(
         path=path,
         server=server,
+        forward_auth=read_forward_auth(
+            asking_table,
+            asking,
+            keys=bool(server.caller_keys or callers),
+            routes=routes,
+            names=raw["routes"] if isinstance(raw.get("routes"), dict) else (),
+            reading=reading,
+        ),
         admin=_admin(admin_table, admin_listener, reading),
         metrics=values.MetricsListener(
             listen=str(metrics_listener) if metrics_listener else None,
@@ -245,13 +257,7 @@ def _listener(text: str, keys: Keys, reading: Reading) -> Listener | None:
         return None
 
 
-def _listeners(table: Server, reading: Reading) -> list[Listener]:
-    found = [
-        _listener(each.address, ("server", "listen", item), reading)
-        for item, each in enumerate(table.listen)
-        if each.address
-    ]
-    listeners = [each for each in found if each is not None]
+def _check_twice(listeners: list[Listener], reading: Reading) -> list[Listener]:
     for item, each in enumerate(listeners):
         if any(each.clashes(earlier) for earlier in listeners[:item]):
             reading.report.problem(("server", "listen"), f"names {each} twice")
@@ -307,17 +313,27 @@ def _check_exposed(table: Admin, admin: Listener | None, reading: Reading) -> No
         )
 
 
-def _listens(table: Server, reading: Reading) -> list[tuple[Listener, Listen]]:
+def _listens(
+    table: Sequence[ListenTable], at: tuple[str, str], reading: Reading
+) -> list[tuple[Listener, Listen]]:
     """The sound entries."""
     found = []
-    for item, each in enumerate(table.listen):
-        if not each.address and reading.report.sound("server", "listen", item, "address"):
-            reading.report.problem(("server", "listen", item, "address"), "is missing: where callers come in")
-        keys: Keys = ("server", "listen", item)
-        with suppress(ValueError):  # told already
-            listener = addresses.listener(each.address, base=reading.base)
+    for item, each in enumerate(table):
+        keys: Keys = (*at, item)
+        if not each.address:
+            if reading.report.sound(*keys, "address"):
+                reading.report.problem((*keys, "address"), "is missing: where callers come in")
+            continue
+        listener = _listener(each.address, keys, reading)
+        if listener is not None:
             found.append((listener, _listen(each, listener, keys, reading)))
     return found
+
+
+def _check_asking(asking: list[Listener], others: Sequence[Listener | None], reading: Reading) -> None:
+    for each in asking:
+        if any(other is not None and each.clashes(other) for other in others):
+            reading.report.problem(("forward_auth", "listen"), f"{each} is taken by another listener of ours")
 
 
 def _listen(table: ListenTable, listener: Listener, keys: Keys, reading: Reading) -> Listen:

@@ -44,6 +44,15 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardAuth:
+    """Where other proxies ask for tokens; without ``listen`` nowhere."""
+
+    listen: tuple[Listen, ...] = ()
+    routes: frozenset[str] = frozenset()
+    """Names of the routes whose tokens they may have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Admin:
     """Where operators come in."""
 
@@ -120,6 +129,7 @@ class Config:
     path: Path
     """The file, absolute; relative paths in it were taken from its folder."""
     server: Server
+    forward_auth: ForwardAuth = field(default_factory=ForwardAuth)
     admin: Admin
     metrics: MetricsListener
     store: StoreSettings

@@ -134,6 +134,8 @@ class Listen:
     """How callers may prove themselves here (``core.callers.WAYS``); None: in any way; empty: nobody need."""
     shared: bool = False
     """Other processes may listen on the same TCP port (SO_REUSEPORT); the kernel spreads connections over them."""
+    asks: bool = False
+    """For other proxies, which ask for a token and send the request themselves (forward-auth)."""
     local: bool = False
     """Nobody says who may call, so that what systemd passes must be out of other machines' reach."""
 

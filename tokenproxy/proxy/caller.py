@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawRequestMessage
@@ -40,6 +40,19 @@ REST_OF_LINE: Final = len("  HTTP/1.1")
 _log: Final = logging.getLogger("tokenproxy.proxy")
 
 
+class Turn(Protocol):
+    """One request of a caller, and what comes of it."""
+
+    def __init__(self, caller: CallerSide, message: Message, payload: Any) -> None: ...
+
+    @property
+    def request(self) -> object | None:
+        """None: it was not understood, or refused."""
+
+    async def run(self) -> bool:
+        """Answer; whether the connection may take another request."""
+
+
 class CallerSide(Side):
     """
     A caller's connection.
@@ -51,6 +64,9 @@ class CallerSide(Side):
     ``chunks``. So it never holds a byte of another message, and no trailer: it would put the last one before the next
     message's fields (RFC 9110 section 6.5.1).
     """
+
+    exchange: ClassVar[type[Turn] | None] = None
+    """What answers a request; None: what the plane says."""
 
     __slots__ = (
         "chunks",
@@ -154,7 +170,9 @@ class CallerSide(Side):
 
     def close_if_idle(self) -> None:
         """For the drain: nobody waits for an answer on this connection."""
-        if self.task is None and self.tunnel is None and not self.lingering:
+        # A TLS transport of asyncio that is closed twice cannot be aborted any more.
+        idle = self.task is None and self.tunnel is None and not self.lingering
+        if idle and not self.transport.is_closing():
             self.transport.close()
 
     # inside
@@ -260,7 +278,7 @@ class CallerSide(Side):
         try:
             while True:
                 self.deadline = inf
-                exchange = self.plane.exchange(self, message, payload)
+                exchange = (self.exchange or self.plane.exchange)(self, message, payload)
                 if not await exchange.run() or self.door.closed:
                     if self.tunnel is not None:
                         return

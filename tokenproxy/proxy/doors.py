@@ -91,7 +91,7 @@ class Door:
         except OSError as error:
             if bound is not None:
                 bound.close()
-            raise _cannot_listen(address, error) from error
+            raise _cannot_listen(listen, error) from error
         return cls(plane, listen, [bound])
 
     async def serve(self, listen: Listen, context: ssl.SSLContext | None) -> None:
@@ -143,9 +143,10 @@ class Door:
 
     async def _server(self, loop: asyncio.AbstractEventLoop, own: socket.socket) -> asyncio.Server:
         """On a copy of the socket, so that it can be closed without the queue."""
+        kind = _side(self.listen)
 
         def caller() -> CallerSide:
-            return CallerSide(self._plane, loop, self)
+            return kind(self._plane, loop, self)
 
         if own.family != socket.AF_UNIX:
             return await loop.create_server(caller, sock=own, backlog=BACKLOG)
@@ -180,7 +181,7 @@ class Door:
     async def _enter(self, loop: asyncio.AbstractEventLoop, taken: socket.socket) -> None:
         """From the connect to the end of the handshake, within ``deadlines.head``."""
         seconds = self._plane.settings.deadlines.head
-        side = CallerSide(self._plane, loop, self)
+        side = _side(self.listen)(self._plane, loop, self)
         try:
             async with asyncio.timeout(seconds):
                 first = await _first_byte(loop, taken)
@@ -291,7 +292,7 @@ def _taken_over(listen: Listen, left: list[Door], passed: Passed, named: Collect
     """The open door of this address, which is then no longer among those that are ``left``."""
     address = listen.address
     for door in left:
-        if door.listen.address == address:
+        if door.listen.address == address and door.listen.asks == listen.asks:
             if address == "systemd:" and door.addresses != [
                 _shown(each) for each in _meant(address, passed, named)
             ]:
@@ -307,9 +308,19 @@ def _in_the_way(listen: Listen, left: Sequence[Door]) -> Door | None:
 
 
 def _context(listen: Listen, number: int) -> ssl.SSLContext | None:
+    where = "forward_auth.listen" if listen.asks else f"server.listen[{number}]"
     if not listen.tls.cert_file:
         return None
-    return server_context(listen.tls, where=f"server.listen[{number}]", optional=listen.client_optional)
+    return server_context(listen.tls, where=where, optional=listen.client_optional)
+
+
+def _side(listen: Listen) -> type[CallerSide]:
+    """Who is served there; what only other proxies need is loaded for them alone."""
+    if not listen.asks:
+        return CallerSide
+    from tokenproxy.proxy.forward_auth import AskingSide
+
+    return AskingSide
 
 
 def _plain_spoken() -> ProblemError:
@@ -350,10 +361,11 @@ _LISTEN_STEPS: Final = {
 }
 
 
-def _cannot_listen(address: str, error: OSError) -> ListenError:
+def _cannot_listen(listen: Listen, error: OSError) -> ListenError:
+    step = _LISTEN_STEPS.get(error.errno or 0, "Choose another address for listen under [server].")
     failed = ListenError(
-        f"Cannot listen on {address}: {error.strerror or error}.",
-        next_step=_LISTEN_STEPS.get(error.errno or 0, "Choose another address for listen under [server]."),
+        f"Cannot listen on {listen.address}: {error.strerror or error}.",
+        next_step=step.replace("[server]", "[forward_auth]") if listen.asks else step,
     )
     failed.taken = error.errno == errno.EADDRINUSE
     return failed

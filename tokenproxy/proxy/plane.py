@@ -38,6 +38,7 @@ from tokenproxy.proxy.tls import Stamp, stamp, tls_context
 from tokenproxy.proxy.tunnel import Tunnel
 
 if TYPE_CHECKING:
+    from tokenproxy.proxy.forward_auth import Asking
     from tokenproxy.tracing import Tracing
 
 _log: Final = logging.getLogger("tokenproxy.proxy")
@@ -64,6 +65,8 @@ class PlaneSettings:
     deadlines: Deadlines = field(default_factory=Deadlines)
     limits: Limits = field(default_factory=Limits)
     replay: ReplayBudget = field(default_factory=ReplayBudget)
+    asked: frozenset[str] = frozenset()
+    """Routes whose tokens other proxies may ask for (forward-auth)."""
 
 
 class Plane:
@@ -118,6 +121,7 @@ class Plane:
         self.turns = Turns(settings.limits.in_flight)
         self.tunnel_turns = Turns(settings.limits.tunnels)
         self.vault = Vault(settings.replay)
+        self.asking: Asking | None = None
         self._clock = clock
         self._resolve = resolve
         self._date = (0, b"")
@@ -162,6 +166,7 @@ class Plane:
             lanes[route.name] = self._lane(route, turns, pools, contexts)
         register = self._registered(settings)
         gate = Gate(settings.routes, lanes=lanes, hosts=settings.hosts, register=register)
+        asking = self._asking(settings, lanes)
         # Nothing above can be seen from outside yet, nothing below can fail.
         for key, pool in self._pools.items():
             if pools.get(key) is not pool:
@@ -175,6 +180,7 @@ class Plane:
         self.settings = settings
         self._register = register
         self.gate = gate
+        self.asking = asking
         self.turns.limit = settings.limits.in_flight
         self.tunnel_turns.limit = settings.limits.tunnels
         self.vault.budget = settings.replay
@@ -200,6 +206,11 @@ class Plane:
         Raises ``ListenError`` or ``TLSFileError``; then nothing has changed.
         """
         return Change.to(listens, self, self._doors, self._passed)
+
+    @property
+    def asked_at(self) -> list[str]:
+        """The addresses, among those of ``open``, at which other proxies ask."""
+        return [address for door in self._doors if door.listen.asks for address in door.addresses]
 
     async def open(self, change: Change) -> list[str]:
         """The bound addresses, in the order in which they are listed."""
@@ -302,6 +313,17 @@ class Plane:
             counts=self.metrics.caller,
             earlier=self._register,
         )
+
+    def _asking(self, settings: PlaneSettings, lanes: dict[str, Lane]) -> Asking | None:
+        """Loaded only where another proxy may ask."""
+        if not settings.asked:
+            return None
+        from tokenproxy.proxy.forward_auth import Asking
+
+        asking = Asking(self, lanes, settings.asked)
+        if self.asking is not None:
+            asking.history = self.asking.history
+        return asking
 
     def _lane(
         self,

@@ -174,7 +174,7 @@ class SettledError(Exception):
 class Gate:
     """The rules of one configuration: whose requests are let in, and which lane they take."""
 
-    __slots__ = ("_hosts", "_lanes", "_named", "_ours", "_places", "_register", "_routed", "_table", "lines")
+    __slots__ = ("_hosts", "_lanes", "_named", "_ours", "_places", "_routed", "_table", "lines", "register")
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class Gate:
         self._lanes = lanes
         self._ours = frozenset(host.lower() for host in hosts)
         self._named = frozenset(host for host in table.by_host if host)
-        self._register = register
+        self.register = register
         self._routed = frozenset(name for lane in lanes.values() for name in lane.dropped)
         if any(lane.allow is not None for lane in lanes.values()):
             self._routed |= OVERRIDES
@@ -326,12 +326,12 @@ class Gate:
         if method == "OPTIONS" and origin is not None and route is not None:
             lane = self._lanes[route.name]
             if _may_ask(lane, origin, message):  # a browser shows no credential when it asks whether it may
-                by_field = self._register is not None and bool(self._register.ways & SPENT)
+                by_field = self.register is not None and bool(self.register.ways & SPENT)
                 return _preflight(lane, origin, message, credentials=by_field)
         member: Member | None = None
-        if self._register is not None:
+        if self.register is not None:
             shown = Shown(keys, proxy_credentials(message) if proxied else credentials, proxied=proxied)
-            proof = self._who(self._register, route, side, shown, proof)
+            proof = self.who(self.register, route, side, shown, proof)
             member = proof.member if proof is not None else None
             if proof is not None and proof.way in SPENT and not proxied:
                 fields = [field for field in fields if field[0] != CREDENTIAL]
@@ -345,12 +345,12 @@ class Gate:
             )
         lane = self._lanes[route.name]
         if origin is not None or sites:
-            _check_origin(lane, scheme + host, origin, sites)
+            check_origin(lane, scheme + host, origin, sites)
         if ends_here:
             raise SettledError(keep=_may_stay(message))
         if rounds >= MOST_ROUNDS:
             raise _loop(lane)
-        account = lane.account if lane.by_header is None else _account_of(lane, message, member)
+        account = lane.account if lane.by_header is None else account_of(lane, message, member)
         if member is not None:
             member.check(lane, "" if lane.route.tokenless else account)
         rest = target[lane.prefix_length - 1 :]
@@ -420,10 +420,10 @@ class Gate:
         if place is None:
             raise bad_request("The target of a CONNECT request is not HOST:PORT.")
         lane = self._places.get((host_key(place[0]), place[1]))
-        if self._register is not None:
+        if self.register is not None:
             shown = Shown(keys, proxy_credentials(message), proxied=True)
             route = lane.route if lane is not None else None
-            proof = self._who(self._register, route, side, shown, proof)
+            proof = self.who(self.register, route, side, shown, proof)
         if lane is None:
             raise ProblemError(
                 "not_allowed",
@@ -449,7 +449,7 @@ class Gate:
         kind = KINDS.get(name.lower())
         if kind is not None:
             return kind
-        if self._register is not None and name.lower() == b"authorization":
+        if self.register is not None and name.lower() == b"authorization":
             return CREDENTIAL
         one = canonical(name)
         if one in KINDS or one.startswith(b"proxy-"):
@@ -474,7 +474,7 @@ class Gate:
         """Whether a host means this proxy, and not what a route leads to."""
         return name in self._ours or within(name, self._ours) or LOOPBACK.fullmatch(name) is not None
 
-    def _who(
+    def who(
         self,
         register: Register,
         route: Route | None,
@@ -585,7 +585,7 @@ def _loop(lane: Lane) -> ProblemError:
     )
 
 
-def _check_origin(lane: Lane, own: bytes, origin: bytes | None, sites: tuple[bytes, ...]) -> None:
+def check_origin(lane: Lane, own: bytes, origin: bytes | None, sites: tuple[bytes, ...]) -> None:
     """Against web pages of others that use a person's proxy; the order is that of Go's CrossOriginProtection."""
     if origin is not None and origin.decode("latin-1").lower() in lane.origins:
         return
@@ -600,7 +600,7 @@ def _check_origin(lane: Lane, own: bytes, origin: bytes | None, sites: tuple[byt
         )
 
 
-def _account_of(lane: Lane, message: Message, member: Member | None) -> str:
+def account_of(lane: Lane, message: Message, member: Member | None) -> str:
     """The account that a header names (``crm/{header:x-user}``), or the one that is the caller's there."""
     table, header = lane.by_header or ("", "")
     wanted = header.encode()
