@@ -283,6 +283,11 @@ async def take(stage: Stage, browser: Browser, folder: Path, state: str, only: s
                     await tab.until(
                         "document.readyState === 'complete' && document.querySelector('#as-of time')"
                     )
+                    if page == "health":
+                        await tab.value("document.querySelector('[value=examine-here]').click()")
+                        await tab.until(
+                            "document.querySelector('.checks') && document.readyState === 'complete'"
+                        )
                     await picture(tab, folder / f"{page}-{name}.png")
             for way in ("browser", "device"):
                 if only in {"", way} and not (state == "down" and way == "device"):

@@ -22,7 +22,7 @@ from tokenproxy import config as configs
 from tokenproxy.admin.api import Desk, metrics_app, socket_app, tcp_app
 from tokenproxy.admin.dashboard.history import History
 from tokenproxy.admin.dashboard.pages import Dashboard
-from tokenproxy.admin.dashboard.sight import Found, Sight
+from tokenproxy.admin.dashboard.sight import Finding, Sight
 from tokenproxy.admin.exposition import Exposition
 from tokenproxy.admin.health import Health
 from tokenproxy.admin.server import Running, serve_tcp, serve_unix
@@ -280,10 +280,23 @@ class App:
         log.register_secret(token.value, lasting=True)
         self._admin_token = token
 
-    async def _examine(self, offline: bool) -> Sequence[Found]:  # noqa: ARG002, FBT001 - doctor's will ask others
-        found = [Found("bad", name, reason) for name, reason in (await self.health.reasons()).items()]
-        found += [Found("warn", each.path, each.message) for each in self.config.warnings]
-        return found or [Found("good", "readiness", "requests may come here")]
+    async def _examine(self, offline: bool) -> Sequence[Finding]:  # noqa: FBT001 - one question
+        """What ``doctor`` finds, asked of the inside."""
+        from tokenproxy import doctor
+
+        @asynccontextmanager
+        async def visit() -> AsyncIterator[doctor.House]:
+            yield self
+
+        case = doctor.Case(
+            config=self.config,
+            environ=self._environ,
+            visit=visit,
+            running=await self.info(),
+            offline=offline,
+            now=self.clock.now,
+        )
+        return await doctor.examine(case)
 
     @property
     def admin_token_place(self) -> str:

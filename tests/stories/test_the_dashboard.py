@@ -395,3 +395,20 @@ async def test_the_audit_log_says_what_was_done_at_the_dashboard(tmp_path: Path)
             ("signed_out", "dashboard"),
         ]
         assert token not in (tmp_path / "audit.log").read_text()
+
+
+async def test_doctor_looks_from_a_page(tmp_path: Path, chromium: Chromium) -> None:
+    """A click, and each finding with its remedy; what needs the network is left out where it is to ask nobody."""
+    async with before_the_dashboard(tmp_path, chromium, PlainProvider()) as person:
+        await person.sign_in()
+        await person.go("/health")
+        await person.click("button[value=examine-here]")
+        await person.until_said("asking nobody else")
+        said = await person.tab.text()
+        assert "nobody has logged in to account books yet" in said.lower()
+        assert "provider 127.0.0.1" not in said
+        await person.click("button[value=examine]")
+        await person.until_said("Look again")
+        await person.tab.until("!document.body.innerText.includes('asking nobody else')")
+        assert "provider 127.0.0.1" in await person.tab.text()
+        assert person.tab.complaints == []

@@ -35,6 +35,8 @@ _IN_ONE_GO: Final = 50
 """Accounts drawn before the loop does other things: 3 ms of work."""
 _EVENTS: Final = 100
 """Of one account, on its page."""
+_LEVELS: Final = ("bad", "warn", "good")
+"""Of what doctor finds, in the order in which a person wants to read them."""
 _LONGEST_WORD: Final = 200
 _ACCOUNT: Final = "/accounts/{account:[^/]+(?:/[^/]+)?}"
 
@@ -242,7 +244,7 @@ class Dashboard:
             )
             return go("/health")
         async with self._examining:
-            found = await self._sight.examine(offline)
+            found = sorted(await self._sight.examine(offline), key=lambda each: _LEVELS.index(each.level))
             self._examined = Examination(self._sight.clock.now(), offline, found)
         return go("/health#findings")
 

@@ -35,14 +35,6 @@ class Finding(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    level: str
-    name: str
-    sentence: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Examination:
     at: datetime
     offline: bool
