@@ -284,9 +284,11 @@ async def take(stage: Stage, browser: Browser, folder: Path, state: str, only: s
                         "document.readyState === 'complete' && document.querySelector('#as-of time')"
                     )
                     if page == "health":
-                        await tab.value("document.querySelector('[value=examine-here]').click()")
+                        await tab.value(
+                            "window.before = true; document.querySelector('[value=examine-here]').click()"
+                        )
                         await tab.until(
-                            "document.querySelector('.checks') && document.readyState === 'complete'"
+                            "!window.before && document.querySelector('.checks') && document.readyState === 'complete'"
                         )
                     await picture(tab, folder / f"{page}-{name}.png")
             for way in ("browser", "device"):

@@ -232,7 +232,8 @@ class Dashboard:
             trouble=trouble,
             examined=views.time_of(seen.at, now) if seen is not None else None,
             examined_offline=seen is not None and seen.offline,
-            findings=seen.findings if seen is not None else (),
+            troubles=[each for each in seen.findings if each.level != "good"] if seen is not None else (),
+            well=[each for each in seen.findings if each.level == "good"] if seen is not None else (),
         )
 
     async def _examine(self, _: web.Request, session: Session, form: Mapping[str, str]) -> web.StreamResponse:
