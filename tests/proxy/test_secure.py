@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import shutil
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import trustme
@@ -382,3 +385,95 @@ async def test_tls_within_tls() -> None:
         above.transport.abort()
         await until(lambda: above.lost)
         assert below.told == ["made"]
+
+
+@contextlib.asynccontextmanager
+async def openssl(tmp_path: Path, *words: str) -> AsyncIterator[tuple[int, asyncio.subprocess.Process]]:
+    """OpenSSL's own server, which does on a letter what Python's ``ssl`` cannot ask for."""
+    pem = tmp_path / "server.pem"
+    AUTHORITY.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pem)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    server = await asyncio.create_subprocess_exec(
+        "openssl",
+        "s_server",
+        *("-accept", f"127.0.0.1:{port}", "-cert", str(pem), "-key", str(pem), *words),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        limit=1 << 20,
+    )
+    assert server.stdout is not None
+    try:
+        await server.stdout.readuntil(b"ACCEPT\n")
+        yield port, server
+    finally:
+        server.kill()
+        await server.communicate()
+
+
+WITH_OPENSSL = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+
+
+@WITH_OPENSSL
+@pytest.mark.parametrize("letter", [b"K", b"k"])
+async def test_keys_that_change_in_the_middle(tmp_path: Path, letter: bytes) -> None:
+    """RFC 8446 section 4.6.3, with and without the question for ours."""
+    async with asyncio.timeout(PATIENCE), openssl(tmp_path, "-tls1_3") as (port, server):
+        assert server.stdin is not None
+        assert server.stdout is not None
+        above = await connect(port)
+        above.transport.write(b"before\n")
+        await server.stdout.readuntil(b"before\n")
+        number = refused = 0
+        for _ in range(5):
+            server.stdin.write(letter + b"\n")
+            above.data = b""
+            while not above.data.endswith(b"answer\n"):  # what it reads at once with the letter it drops
+                for _ in range(100):
+                    above.transport.write(b"line %d\n" % number)
+                    number += 1
+                    await asyncio.sleep(0)
+                server.stdin.write(b"answer\n")
+                await asyncio.sleep(0.01)
+            refused += (
+                letter + b"\n" in above.data
+            )  # while it is still at the last one, a letter is data to it
+        above.transport.write(b"after\n")
+        heard = await server.stdout.readuntil(b"after\n")
+        lines = [line for line in heard.splitlines() if line.startswith(b"line ")]
+        assert lines == [b"line %d" % at for at in range(number)]
+        assert refused < 5
+        assert above.lost == []
+
+
+@WITH_OPENSSL
+async def test_a_peer_that_negotiates_anew(tmp_path: Path) -> None:
+    """TLS 1.2 (RFC 5246 section 7.4.1.1): what is written meanwhile waits until OpenSSL takes it, and goes in order."""
+    async with asyncio.timeout(PATIENCE), openssl(tmp_path, "-tls1_2") as (port, server):
+        assert server.stdin is not None
+        assert server.stdout is not None
+        above = await connect(port)
+        above.transport.write(b"before\n")
+        await server.stdout.readuntil(b"before\n")
+        transport = above.transport
+        assert isinstance(transport, SecureTransport)
+        below, waited = transport._send, 0
+
+        def send(data: bytes) -> None:
+            nonlocal waited
+            transport._send = below
+            below(data)  # our part of the new handshake
+            transport.write(b"meanwhile 1\n")
+            transport.write(b"meanwhile 2\n")
+            waited = transport.get_write_buffer_size() - transport._transport.get_write_buffer_size()
+
+        for round_number in range(1, 4):
+            transport._send = send
+            server.stdin.write(b"r\n")
+            await server.stdout.readuntil(b"meanwhile 1\nmeanwhile 2\n")
+            assert waited == 24
+            assert transport.get_write_buffer_size() == 0
+            server.stdin.write(b"answer\n")
+            await until(lambda: above.data == b"answer\n" * round_number)  # noqa: B023 - awaited at once
+        assert above.lost == []

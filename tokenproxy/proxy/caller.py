@@ -129,7 +129,7 @@ class CallerSide(Side):
                 self._keep_for_later(data)
         elif self.lingering:
             self._discard(data)
-        else:
+        elif not (data.endswith(BLANK_LINE) and self._take_bare(data)):
             found = self._take_head(data)
             if found is not None:
                 self._begin(*found)
@@ -181,6 +181,18 @@ class CallerSide(Side):
         if self.parser is None:
             self.parser = request_parser(self, self.loop, line=self.plane.settings.limits.head)
         return self.parser.feed_data(data)[0]
+
+    def _take_bare(self, data: bytes) -> bool:
+        """Begin with a request that is one head of the common form and nothing else; False: ``_take_head`` must see it."""
+        size = len(data)
+        end = data.find(BLANK_LINE) + len(BLANK_LINE)
+        if self.head or end != size or size > self.plane.settings.limits.head:
+            return False
+        message = self.plane.gate.lines.request(data)
+        if message is None or message.length:
+            return False
+        self._begin(message, EMPTY_PAYLOAD)
+        return True
 
     def _take_head(self, data: bytes) -> tuple[Message, Payload] | None:
         """
