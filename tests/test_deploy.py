@@ -129,6 +129,21 @@ def test_the_sidecar_is_whole(tmp_path: Path) -> None:
     assert pod["terminationGracePeriodSeconds"] > config.deadlines.drain + 20
 
 
+def test_traefik_s_parts_fit_each_other() -> None:
+    """Every middleware, service and transport that it names is there; it tells of refused tokens where none is given."""
+    http: Any = yaml.safe_load((DEPLOY / "forward-auth" / "traefik.yaml").read_text())["http"]
+    (router,) = http["routers"].values()
+    assert router["service"] in http["services"]
+    assert set(router["middlewares"]) == set(http["middlewares"])
+    forward, errors = (http["middlewares"][f"books-{each}"] for each in ("token", "refused"))
+    assert forward["forwardAuth"]["address"].endswith("/auth/books")
+    assert {"Authorization", "Tokenproxy-Generation"} == set(forward["forwardAuth"]["authResponseHeaders"])
+    assert errors["errors"]["query"] == "/refused/books"
+    assert errors["errors"]["service"] in http["services"]
+    transports = [each["loadBalancer"].get("serversTransport") for each in http["services"].values()]
+    assert {each for each in transports if each} == set(http["serversTransports"])
+
+
 def test_the_deployment_is_whole(tmp_path: Path) -> None:
     """Every probe, port, volume and secret that it names is there."""
     kinds = {each["kind"]: each for each in kubernetes("gateway.yaml")}
