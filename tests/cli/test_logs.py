@@ -35,7 +35,7 @@ REQUEST: dict[str, Any] = {
 LINES = [
     line("token_renewed", ago=7200, account="crm", trigger="due", generation=4, seconds=0.21, waiters=12),
     line("request", ago=60, route="crm", account="crm", status=200, **REQUEST),
-    line("request", ago=5, route="erp", account="erp/anna", status=503, **{**REQUEST, "code": "login_required"}),
+    line("request", ago=1, route="erp", account="erp/anna", status=503, **{**REQUEST, "code": "login_required"}),
     line("store_failed", level="error", detail="the disk is full"),
 ]  # fmt: skip
 
@@ -80,7 +80,7 @@ def test_lines_look_as_the_design_shows_them(tmp_path: Path, here: Here) -> None
         (("--event", "token_renewed"), ["token_renewed"]),
         (("--level", "warning"), ["store_failed"]),
         (("--since", "10m"), ["request", "request", "store_failed"]),
-        (("--since", "30 s", "--route", "erp"), ["request"]),
+        (("--since", "55 s", "--route", "erp"), ["request"]),
         (("--since", "2020-01-01"), ["token_renewed", "request", "request", "store_failed"]),
     ],
 )

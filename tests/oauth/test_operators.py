@@ -404,8 +404,8 @@ async def test_a_status_in_words_and_without_secrets() -> None:
                 "generation",
                 "expires_at",
             ),
-            *("refresh_expires_at", "renewed_at", "since", "retry_at", "identity", "scope", "in_flight"),
-            *("unstored", "live", "renewable"),
+            *("refresh_expires_at", "renewed_at", "since", "retry_at", "identity", "scope", "scope_missing"),
+            *("in_flight", "unstored", "live", "renewable"),
         }
 
 

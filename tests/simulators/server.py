@@ -72,6 +72,7 @@ class Server:
     async def __aenter__(self) -> Self:
         self._http = web.Server(
             self.handle,
+            access_log=None,  # a provider that takes secrets in a query would have them in its own log
             auto_decompress=False,
             max_line_size=_MIB,  # tokens of 64 KB travel in Deskera's URLs
             max_field_size=_MIB,

@@ -11,7 +11,7 @@ from typing import Final
 _HERE: Final = Path(__file__).parent
 _PLACES: Final = (_HERE / "settings.md", _HERE.parent.parent / "docs/config.md")
 """Where an installed package has the page, and where a checkout has it."""
-_ROW: Final = re.compile(r"^\| `([a-z]+\.[^`]+)` \|([^|]*)\|([^|]*)\|(.*)\|$", re.MULTILINE)
+_ROW: Final = re.compile(r"^\| `([a-z_]+\.[^`]+)` \|([^|]*)\|([^|]*)\|(.*)\|$", re.MULTILINE)
 _LINK: Final = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 
 
