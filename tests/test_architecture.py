@@ -1,4 +1,4 @@
-"""The house (design, section 2): imports point one way, ``core`` is pure, and the words are used as agreed."""
+"""The house: imports point one way, ``core`` is pure, and the words are used as agreed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def imported(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(path: Path) -> None:
-    """cli -> {app, offline} -> doctor -> parts -> {oauth, proxy, stores, admin} -> core; shells never meet."""
+    """cli -> {app, offline, doctor} -> parts -> {oauth, proxy, stores, admin} -> core; app asks doctor too; shells never meet."""
     own = area_of(path)
     for name in imported(path):
         top, _, rest = name.partition(".")

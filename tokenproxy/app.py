@@ -1,4 +1,4 @@
-"""The only module that knows every part: builds them, starts them, reloads and stops them."""
+"""`serve`: starts the parts, listens, reloads and stops."""
 
 from __future__ import annotations
 
