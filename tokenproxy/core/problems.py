@@ -24,7 +24,7 @@ PROBLEMS: Final[Mapping[str, ProblemKind]] = MappingProxyType(
         "caller_unauthorized": ProblemKind(401, "The caller is not known here"),
         "host_refused": ProblemKind(403, "The Host of the request is not one of ours"),
         "origin_refused": ProblemKind(403, "A web page of another origin may not use this route"),
-        "not_allowed": ProblemKind(403, "The route does not allow this request"),
+        "not_allowed": ProblemKind(403, "This request is not allowed here"),
         "no_route": ProblemKind(404, "No route takes this request"),
         "body_timeout": ProblemKind(408, "The request did not arrive in time"),
         "body_too_large": ProblemKind(413, "The body of the request is too large to be looked through"),
@@ -37,10 +37,10 @@ PROBLEMS: Final[Mapping[str, ProblemKind]] = MappingProxyType(
         "misconfigured": ProblemKind(503, "The account's registration must be corrected", "proxy_error"),
         "provider_unavailable": ProblemKind(503, "The provider gives no token now", "proxy_error"),
         "store_unavailable": ProblemKind(503, "The store of tokens cannot be used now", "proxy_error"),
-        "overloaded": ProblemKind(503, "Too many requests are under way", "overload"),
+        "overloaded": ProblemKind(503, "Too many requests", "overload"),
     }
 )
-"""Design section 6; the codes are a promise to callers."""
+"""The codes are a promise to callers."""
 
 BODY_NOT_REPLAYABLE: Final = "body_not_replayable"
 """Not an answer of ours: marks an upstream's 401 whose request could not be sent again after the renewal."""
