@@ -60,7 +60,7 @@ async def raw(running: Running, request: bytes) -> bytes:
 
 
 async def test_an_operator_reads_and_changes_accounts(socket_path: Path, program: Program) -> None:
-    """The promise of design.md section 4, call by call, with a login under a table as well."""
+    """What docs/admin-api.md promises, call by call, with a login under a table as well."""
     program.put("books/anna@example.com", generation=1)
 
     status, _, listed = await over_socket(socket_path, "GET", "/api/accounts")
@@ -160,7 +160,7 @@ async def test_an_import_is_bounded(socket_path: Path, program: Program) -> None
 async def test_errors_say_what_to_do(
     socket_path: Path, program: Program, error: TokenproxyError, status: int, members: dict[str, Any]
 ) -> None:
-    """Programs key on ``code`` and ``exit_code``, people read ``detail`` and ``next_step`` (operations.md E.4)."""
+    """Programs key on ``code`` and ``exit_code``, people read ``detail`` and ``next_step``."""
     program.fails = error
 
     found, headers, body = await over_socket(socket_path, "POST", "/api/accounts/books/refresh", headers=JSON)

@@ -17,7 +17,7 @@ from tokenproxy.errors import ProviderUnavailableError
 
 
 async def test_a_program_begins_a_login(socket_path: Path, logins: Desk) -> None:
-    """The promise of design.md section 4."""
+    """What docs/admin-api.md promises."""
     status, headers, begun = await over_socket(
         socket_path, "POST", "/api/logins", json={"account": "books/anna", "return_to": None}
     )

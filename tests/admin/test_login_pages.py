@@ -46,7 +46,7 @@ def holds_nothing(html: str) -> None:
 
 
 async def test_a_browser_begins_with_a_cookie_of_its_own(tcp: Running, logins: Desk) -> None:
-    """The login belongs to this browser from now on (oauth.md 4.7): no other one can end it."""
+    """The login belongs to this browser from now on: no other one can end it."""
     status, headers, _ = await ask(tcp, "/login/l1")
 
     assert (status, headers["Location"]) == (303, "https://login.example/authorize?state=s")

@@ -180,8 +180,8 @@ async def test_check_online_adds_what_others_say(setup: Setup) -> None:
     assert "unreachable" in {each["code"] for each in told["findings"]}
 
 
-def test_lines_look_as_the_design_shows_them() -> None:
-    """operations.md E.3, the names in one column and what follows below the sentence."""
+def test_lines_look_as_promised() -> None:
+    """The names in one column, and what follows below the sentence."""
     out = Printer()
     volatile = warn("store_volatile", "store", "lies on overlayfs.\nIt is lost.", "Mount a volume.")
     taken = bad(

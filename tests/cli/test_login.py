@@ -129,7 +129,7 @@ def admin_of(config: Path) -> str:
 
 @pytest.mark.parametrize("running", [False, True], ids=["offline", "running"])
 async def test_a_browser_opens_and_comes_back(office: Office, *, running: bool) -> None:
-    """The whole of it in one command, by the words of operations.md E.3; the store has the tokens afterwards."""
+    """The whole of it in one command, word for word; the store has the tokens afterwards."""
     async with serving(office.config) if running else nullcontext():
         ended = await office.logged_in()
         status = await office.status()

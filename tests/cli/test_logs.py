@@ -53,8 +53,8 @@ async def through(setup: Setup, address: str) -> int:
         return answer.status
 
 
-def test_lines_look_as_the_design_shows_them(tmp_path: Path, here: Here) -> None:
-    """operations.md E.3: who, what, how it ended, and the command for a person."""
+def test_lines_look_as_promised(tmp_path: Path, here: Here) -> None:
+    """Who, what, how it ended, and the command for a person."""
     (tmp_path / "log").write_text("\n".join(LINES) + "\n")
     renewed, request, refused, failed = here("logs", "log", env={"TZ": "UTC"}).out.splitlines()[-4:]
 

@@ -97,7 +97,7 @@ def test_passwords_in_clear_text_are_told(tmp_path: Path) -> None:
 
 
 def test_callers_map_headers_to_accounts(tmp_path: Path) -> None:
-    """Design, section 3: a header names the account only where somebody says which are whose."""
+    """A header names the account only where somebody says which are whose."""
     text = GOOD.replace('account = "books"', 'account = "books/{header:x-user}"')
     (route,) = read(f'{text}[callers.app]\n{KEY}\naccounts = ["books/*"]\n', tmp_path).routes
     assert route.mapped

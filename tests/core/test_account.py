@@ -111,13 +111,13 @@ def test_a_rebind_in_doubt_keeps_saying_so() -> None:
 
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_has_a_sentence(reason: Reason) -> None:
-    """Design 8.6: no error without what happened, to which account."""
+    """No error without what happened, to which account."""
     assert "crm/anna" in SENTENCES[reason].format(account="crm/anna")
 
 
 @given(standing=standings)
 def test_a_refusal_says_what_to_do_or_when(standing: Standing) -> None:
-    """Design 8.6: what happens by itself and when, or the one command for the person."""
+    """What happens by itself and when, or the one command for the person."""
     refusal = refusal_of("crm", standing, NOW)
     if refusal is None:
         assert standing.retry_at is None or standing.retry_at <= NOW

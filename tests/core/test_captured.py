@@ -94,7 +94,7 @@ def test_what_may_stand_in_an_address(value: str, kept: str) -> None:
     ],
 )
 def test_what_would_send_tokens_elsewhere(value: str) -> None:
-    """oauth.md check 22: whoever can choose ``instance_url`` must not choose who gets the tokens."""
+    """Whoever can choose ``instance_url`` must not choose who gets the tokens."""
     with pytest.raises(ValueError, match="in the answer"):
         captured_value("instance_url", value, HOSTS)
 

@@ -68,7 +68,7 @@ def sent(
 
 
 def test_deskera_as_its_guide_has_it() -> None:
-    """seeds/000: POST, everything in the query, no body, no type; the Basic value is the guide's own."""
+    """Deskera's guide: POST, everything in the query, no body, no type; the Basic value is the guide's own."""
     request = refresh(account(PRESETS["deskera"], "cl_pub_1234", "cl_priv_7723"))
     assert request.method == "POST"
     assert request.url == (
@@ -102,7 +102,7 @@ def test_deskeras_validate_call() -> None:
 
 
 def test_perscom_as_its_guide_has_it() -> None:
-    """seeds/001: a form with grant, token, client and the scope that was asked for; no Authorization."""
+    """PERSCOM.io's guide: a form with grant, token, client and the scope that was asked for; no Authorization."""
     request = refresh(account(replace(PRESETS["perscom"], token_url="https://DASHBOARD_URL/oauth/token")))
     assert (request.method, request.url) == ("POST", "https://DASHBOARD_URL/oauth/token")
     assert request.headers["Content-Type"] == "application/x-www-form-urlencoded"
@@ -117,7 +117,7 @@ def test_perscom_as_its_guide_has_it() -> None:
 
 
 def test_askara_as_its_guide_has_it() -> None:
-    """seeds/003: the same names in a JSON object, and no scope."""
+    """Askara's guide: the same names in a JSON object, and no scope."""
     request = refresh(account(PRESETS["askara"]))
     assert (request.method, request.url) == ("POST", "https://api.askara.ai/oauth2/token")
     assert request.headers["Content-Type"] == "application/json"
@@ -131,7 +131,7 @@ def test_askara_as_its_guide_has_it() -> None:
 
 
 def test_deskpros_example_can_be_said() -> None:
-    """seeds/002: GET /token?secret=..&access_code=.., the answer's token in ``token``: all of it data."""
+    """Deskpro's guide: GET /token?secret=..&access_code=.., the answer's token in ``token``: all of it data."""
     provider = Provider(
         name="deskpro-example",
         token_url="https://example.com/token",
@@ -525,7 +525,7 @@ def test_a_refresh_goes_where_the_login_came_from() -> None:
     ],
 )
 def test_a_refresh_token_goes_nowhere_else(captured: dict[str, str], trouble: str) -> None:
-    """Check 22; what was stored under an older config is looked at under today's."""
+    """What was stored under an older config is looked at under today's."""
     flow = renewal(
         Ask(account=account(ZOHO), held=TokenSet("old", refresh_token="r", captured=captured), now=NOW)
     )

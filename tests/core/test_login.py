@@ -66,7 +66,7 @@ DESKPRO = Provider(
     ),
     answer=AnswerFields(access_token=("token",)),
 )  # fmt: skip
-"""seeds/002, its first flow."""
+"""Deskpro's guide, its first flow."""
 
 
 def attempt(
@@ -95,7 +95,7 @@ def query_of(address: str) -> dict[str, str]:
 
 
 def test_deskeras_address_as_its_guide_has_it() -> None:
-    """seeds/000: the root path, no redirect_uri, and nothing else."""
+    """Deskera's guide: the root path, no redirect_uri, and nothing else."""
     sent = replace(attempt(PRESETS["deskera"], client_id="cl_pub_1234"), state="65921")
 
     assert authorization_address(sent) == (
@@ -104,7 +104,7 @@ def test_deskeras_address_as_its_guide_has_it() -> None:
 
 
 def test_perscoms_address_as_its_guide_has_it() -> None:
-    """seeds/001; its second sample adds a nonce."""
+    """PERSCOM.io's guide; its second sample adds a nonce."""
     perscom = replace(PRESETS["perscom"], authorize_url="https://acme.perscom.io/oauth/authorize")
     expected = {
         "response_type": "code",
@@ -123,7 +123,7 @@ def test_perscoms_address_as_its_guide_has_it() -> None:
 
 
 def test_askaras_address_as_its_guide_has_it() -> None:
-    """seeds/003: a space is %20."""
+    """Askara's guide: a space is %20."""
     address = authorization_address(attempt(PRESETS["askara"]))
 
     assert address.startswith("https://app.askara.loc/authorize?")
@@ -132,7 +132,7 @@ def test_askaras_address_as_its_guide_has_it() -> None:
 
 
 def test_deskpros_address_as_its_guide_has_it() -> None:
-    """seeds/002: client_key and the random callback address, and no state."""
+    """Deskpro's guide: client_key and the random callback address, and no state."""
     assert authorization_address(attempt(DESKPRO)) == (
         "https://example.com/authorize?client_key=CLIENT_ID"
         "&redirect_uri=http%3A%2F%2F127.0.0.1%3A9100%2Fcallback%2Fbooks%2FRANDOM_KEY"
@@ -140,7 +140,7 @@ def test_deskpros_address_as_its_guide_has_it() -> None:
 
 
 def test_deskpros_strict_address_as_its_guide_has_it() -> None:
-    """seeds/002: one registered address for all, and the app's key as state."""
+    """Deskpro's guide: one registered address for all, and the app's key as state."""
     strict = replace(
         DESKPRO,
         authorize_rename={"response_type": ""},
@@ -156,7 +156,7 @@ def test_deskpros_strict_address_as_its_guide_has_it() -> None:
 
 
 def test_deskpros_exchange_as_its_guide_has_it() -> None:
-    """seeds/002: GET /token?secret=...&access_code=..., and the token in the field token."""
+    """Deskpro's guide: GET /token?secret=...&access_code=..., and the token in the field token."""
     brought = Caught("29d2ef", {})
 
     (sent,), got = ended(exchange(attempt(DESKPRO), brought, now=NOW), answer('{"token": "the-token"}'))
@@ -295,7 +295,7 @@ def test_a_code_comes_in_the_query() -> None:
 
 
 def test_iss_is_looked_at_before_error_and_error_before_the_code() -> None:
-    """oauth.md 4.7: state, iss, error, code."""
+    """In this order: state, iss, error, code."""
     provider = replace(PLAIN, issuer="https://p.example", callback=Callback(iss=True))
     sent = attempt(provider)
 

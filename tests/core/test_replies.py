@@ -470,7 +470,7 @@ BAD = (Event.PROVIDER_DOWN, Reason.BAD_ANSWER)
     ids=lambda value: str(value)[:60],
 )
 def test_classes_of_failure(status: int, body: Any, wanted: tuple[Event, Reason]) -> None:
-    """oauth.md 4.6: only a word like ``invalid_grant`` ends a login; everything else leaves the tokens alone."""
+    """Only a word like ``invalid_grant`` ends a login; everything else leaves the tokens alone."""
     failure = failed(body, status)
     assert (failure.event, failure.reason) == wanted
 

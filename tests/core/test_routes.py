@@ -108,7 +108,7 @@ def test_accounts_by_header() -> None:
 
 @pytest.mark.parametrize("value", ["anna", "anna@example.com", "A_1-b.c", "x" * 128])
 def test_names_of_logins(value: str) -> None:
-    """Design section 3: ``[A-Za-z0-9._@-]{1,128}``."""
+    """As names are: ``[A-Za-z0-9._@-]{1,128}``."""
     assert valid_sub(value)
 
 

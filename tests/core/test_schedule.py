@@ -96,7 +96,7 @@ def test_an_import_of_unknown_age_is_due_before_it_ends() -> None:
 
 @given(fails=st.integers(1, 10_000), jitter=st.floats(-1, 1))
 def test_back_off_doubles_to_half_a_minute_half_of_it_random(fails: int, jitter: float) -> None:
-    """C.2 item 5; no number of failures may overflow it."""
+    """No number of failures may overflow it."""
     longest = min(30.0, 2.0 ** min(fails - 1, 10))
     assert longest / 2 <= backoff(fails, jitter=jitter).total_seconds() <= longest
 

@@ -71,7 +71,7 @@ def test_an_api_whose_tokens_die_with_403() -> None:
     ],
 )
 def test_a_body_tells(signals: Signals, status: int, said: bytes, verdict: Verdict) -> None:
-    """Slack, Facebook, TikTok (reference: signals other than 401); a value counts at its path and whole."""
+    """Slack, Facebook, TikTok; a value counts at its path and whole."""
     assert signals.at_head(status, JSON) is Verdict.UNTOLD
     assert signals.with_body(status, JSON, said) is verdict
 

@@ -94,6 +94,6 @@ def test_an_address_may_be_gone_to(template: str, value: str, whole: str) -> Non
     ],
 )
 def test_an_address_of_somebody_elses_choice_is_refused(template: str, value: str) -> None:
-    """Check 22: whoever can choose ``instance_url`` would be sent the tokens."""
+    """Whoever can choose ``instance_url`` would be sent the tokens."""
     with pytest.raises(ValueError, match=r"^(no address|an address|a host)"):
         address(template, {"at": value}, HOSTS)

@@ -36,7 +36,7 @@ def test_the_mount_that_a_path_lies_on_is_the_deepest_and_the_last() -> None:
 
 
 def test_a_store_that_dies_with_the_container_says_whose_login_is_lost(tmp_path: Path) -> None:
-    """Word for word as operations.md E.3 shows it."""
+    """Word for word: whose login, and what to do."""
     (found,) = files.judge_place(case_of(tmp_path), Mount("/", "overlay"))
 
     assert (found.level, found.code) == ("warn", "store_volatile")

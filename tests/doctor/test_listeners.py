@@ -23,7 +23,7 @@ def with_listen(listen: str, *, public_url: str = "", admin: int = 0) -> str:
 
 
 def test_a_listener_that_is_taken_names_the_process(tmp_path: Path) -> None:
-    """As E.3 has it: who it is, and the setting to change."""
+    """Who it is, and the setting to change."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         found, _ = listeners.taken(case_of(tmp_path, with_listen(f'"127.0.0.1:{port}"')))

@@ -1,4 +1,4 @@
-"""What a 401 of the upstream leads to: validate, hold, and when the caller gets to see it (design section 5, rules 4 and 5)."""
+"""What a 401 of the upstream leads to: validate, hold, and when the caller gets to see it."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ async def test_no_validate_call_for_a_renewal_ahead_of_time() -> None:
 
 
 async def test_one_refused_renewal_holds_the_next_ones() -> None:
-    """A revoked permission must not turn every request into a token call (C.2 item 3)."""
+    """A revoked permission must not turn every request into a token call."""
     async with AskaraProvider() as provider, House(provider) as house:
         first = await house.login()
         outcomes = await asyncio.gather(*(refused(house, first) for _ in range(20)))

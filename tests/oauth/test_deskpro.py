@@ -1,4 +1,4 @@
-"""The flows of Deskpro's guide (seeds/002), against a third party that takes them literally."""
+"""The flows of Deskpro's guide, against a third party that takes them literally."""
 
 from __future__ import annotations
 

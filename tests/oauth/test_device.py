@@ -1,4 +1,4 @@
-"""A login where the browser is elsewhere (RFC 8628): oauth.md section 6, check 26."""
+"""A login where the browser is elsewhere (RFC 8628)."""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ async def test_no_redirect_is_followed(endpoint: Endpoint) -> None:
 
 
 async def test_each_call_has_a_connection_of_its_own(endpoint: Endpoint) -> None:
-    """A kept one that proves dead would make the outcome unknown (C.2 item 5)."""
+    """A kept one that proves dead would make the outcome unknown."""
     async with AskaraProvider() as provider, TcpProxy(provider.port) as wire:
         of = TokenRequest("POST", wire.url + provider.token_path, {"Content-Type": "application/json"}, b"{}")
         for _ in range(3):

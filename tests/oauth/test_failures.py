@@ -1,4 +1,4 @@
-"""What providers refuse, break and mangle, and what is left afterwards (oauth.md 4.5 and 4.6)."""
+"""What providers refuse, break and mangle, and what is left afterwards."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ async def test_a_wrong_secret_is_the_operators_matter() -> None:
 
 
 async def test_the_wrong_client_authentication_is_reported_as_configuration() -> None:
-    """A client registered for basic that is sent post, and the reverse (check 14)."""
+    """A client registered for basic that is sent post, and the reverse."""
     for kind, method in ((DeskeraProvider, ClientAuth.POST), (AskaraProvider, ClientAuth.BASIC)):
         async with kind() as provider, House(provider, client_auth=method) as house:
             first = await house.login()

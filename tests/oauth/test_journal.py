@@ -1,4 +1,4 @@
-"""Lost answers, crashes and stores that fail: what a provider has issued is never lost by us (design 8.1)."""
+"""Lost answers, crashes and stores that fail: what a provider has issued is never lost by us."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ async def test_a_crash_is_found_and_the_lost_answer_asked_for_at_once(tmp_path: 
 
 
 async def test_a_crash_with_a_strict_provider_is_told_and_no_loop(tmp_path: Path) -> None:
-    """Check 8: after one try ``rotation_lost``; the start after that asks nobody."""
+    """After one try ``rotation_lost``; the start after that asks nobody."""
     async with AskaraProvider() as provider, House(provider, path=tmp_path / "t.db") as house:
         async with crash(house, provider), House(provider, path=tmp_path / "t.db") as again:
             await again.source.recovered(patience=10)

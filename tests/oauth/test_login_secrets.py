@@ -1,4 +1,4 @@
-"""No secret of a login in any log, page or answer, at debug level too (oauth.md section 6, check 25)."""
+"""No secret of a login in any log, page or answer, at debug level too."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ async def test_the_address_to_register() -> None:
     assert addresses == [f"{PUBLIC}/callback/account", f"{PUBLIC}/callback", f"{PUBLIC}/callback/random/*"]
 
 
-# -- hostile and broken callbacks (oauth.md section 6, 18 and 19; 4.7) --------------------------------------------------------
+# -- hostile and broken callbacks ----------------------------------------------------------------------------------------------
 
 
 async def nothing_came_of_it(house: Reception, login: dict[str, Any], error: str) -> None:

@@ -213,7 +213,7 @@ async def test_a_logout_that_the_store_refuses_changes_nothing() -> None:
 
 @pytest.mark.parametrize("what", ["token_url", "client_id"])
 async def test_tokens_go_nowhere_when_the_registration_changes(what: str, tmp_path: Path) -> None:
-    """Design section 3: neither to the old place nor to the new one; changed back, all is well again."""
+    """Neither to the old place nor to the new one; changed back, all is well again."""
     async with (
         AskaraProvider() as provider,
         AskaraProvider() as elsewhere,
@@ -372,7 +372,7 @@ async def test_an_account_that_left_the_config() -> None:
 
 
 async def test_a_status_in_words_and_without_secrets() -> None:
-    """Design 8.6; the shape is a promise (core.interfaces.Accounts)."""
+    """The shape is a promise (core.interfaces.Accounts)."""
     async with DeskeraProvider() as provider, House(provider) as house:
         fresh = await house.operator.status("books")
         assert (fresh["state"], fresh["live"], fresh["generation"]) == ("new", False, 0)

@@ -1,4 +1,4 @@
-"""One door, one renewal at a time, stored before it is seen (design section 5, rules 1 to 3)."""
+"""One door, one renewal at a time, stored before it is seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No secret in any log, at debug level too (check 25)."""
+"""No secret in any log, at debug level too."""
 
 from __future__ import annotations
 

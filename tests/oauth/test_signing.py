@@ -105,7 +105,7 @@ async def test_a_wrong_key_is_the_operators_to_mend(private_key: str, calls: int
 async def test_the_other_way_is_refused_and_reported_as_configuration(
     registered_for: str, sent_as: str, clock: FakeClock
 ) -> None:
-    """oauth.md check 14: never probed at run time; the tokens stay."""
+    """Never probed at run time; the tokens stay."""
     async with server(registered_for, clock) as at:
         at.auth = sent_as
         account = registered(at)
@@ -120,7 +120,7 @@ async def test_the_other_way_is_refused_and_reported_as_configuration(
 
 
 async def test_an_id_with_odd_signs(clock: FakeClock) -> None:
-    """oauth.md check 14: form-encoded before base64."""
+    """Form-encoded before base64 (RFC 6749 section 2.3.1)."""
     async with server("client_secret_basic", clock, client_id="my app: é", client_secret="100%+/= :") as at:
         async with housed(at, clock) as house:
             await house.login()
@@ -184,7 +184,7 @@ async def test_a_jwt_bearer_grant_of_our_own(clock: FakeClock) -> None:
         assert not at.complaints
 
 
-# -- proofs (oauth.md check 27, the token endpoint's half) -----------------------------------------------------------------
+# -- proofs, the token endpoint's half -------------------------------------------------------------------------------------
 
 
 async def bound(house: House, at: object, key: str) -> None:
@@ -257,7 +257,7 @@ async def test_an_error_that_quotes_what_we_signed_shows_nothing(clock: FakeCloc
         assert not [secret for secret in (*at.secrets, PEM, key) if secret in shown]
 
 
-# -- captured addresses (oauth.md check 22) ----------------------------------------------------------------------------------
+# -- captured addresses ------------------------------------------------------------------------------------------------------
 
 
 async def test_an_instance_that_points_elsewhere_is_refused_and_the_login_kept(clock: FakeClock) -> None:

@@ -88,7 +88,7 @@ async def test_a_renewal_may_move_a_login() -> None:
     ids=str,
 )
 async def test_a_token_goes_to_no_other_host(captured: dict[str, str]) -> None:
-    """Check 22; what was stored before the config named its hosts is looked at again."""
+    """What was stored before the config named its hosts is looked at again."""
     async with stage(route=leading_to()) as s:
         s.source.more = {"captured": captured}
         caller = await s.caller()

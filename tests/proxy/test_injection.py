@@ -50,7 +50,7 @@ SPELLINGS = [
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("separator", [b"&", b";"])
 async def test_no_parameter_of_the_callers_stands_in_its_place(spelling: bytes, separator: bytes) -> None:
-    """Check 20: however an upstream may read it; what is beside it stays byte for byte."""
+    """However an upstream may read it; what is beside it stays byte for byte."""
     async with stage(route=IN_QUERY) as s:
         caller = await s.caller()
         query = separator.join((b"a=1", spelling, b"my_access_token=2"))
@@ -91,7 +91,7 @@ async def test_a_redirect_does_not_hand_the_token_to_the_caller() -> None:
 
 
 async def test_a_token_in_a_query_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Check 25: nor in what a failing upstream is told about."""
+    """Nor in what a failing upstream is told about."""
     caplog.set_level(logging.DEBUG)
 
     async def script(line: Line) -> None:

@@ -1,4 +1,4 @@
-"""What is refused before a token is touched (design, section 6)."""
+"""What is refused before a token is touched."""
 
 from __future__ import annotations
 

@@ -243,7 +243,7 @@ async def test_an_upstream_that_fails_after_a_renewal_confirms_nothing_either() 
 
 
 async def test_a_failed_renewal_is_503_with_its_reason() -> None:
-    """Never the upstream's 401: it is not the caller who must act (design, section 5, rule 5)."""
+    """Never the upstream's 401: it is not the caller who must act."""
     async with stage(dead()) as s:
         s.source.renew_error = ProviderUnavailableError(
             "The provider answers 500.",

@@ -212,7 +212,7 @@ async def test_an_upstream_whose_bodies_are_read_is_asked_for_plain_ones(
 
 
 async def test_many_callers_with_a_token_that_died_in_a_body_share_one_renewal() -> None:
-    """Check 1, told by Slack's way: fifty requests, one renewal, fifty good answers."""
+    """Told by Slack's way: fifty requests, one renewal, fifty good answers."""
     crowd = asyncio.Event()
 
     async def script(line: Line) -> None:

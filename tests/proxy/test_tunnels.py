@@ -176,7 +176,7 @@ async def test_a_second_server_field_in_a_101_is_no_fault() -> None:
 
 
 async def test_a_dead_token_at_the_handshake_is_renewed_and_sent_again() -> None:
-    """Design section 5, for a tunnel as for anything else; early bytes wait for the attempt that is taken."""
+    """For a tunnel as for anything else; early bytes wait for the attempt that is taken."""
 
     async def script(line: Line) -> None:
         await (echo(line) if line.seen.token == b"token-2" else line.send(dead()))

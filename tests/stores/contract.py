@@ -30,7 +30,7 @@ class StoreContract:
         assert (record.in_flight_since, record.previous) == (None, None)
 
     async def test_an_account_that_is_not_there_is_none_and_gets_no_row(self, store: Store) -> None:
-        """An unknown name must leave nothing behind (design.md 3)."""
+        """An unknown name must leave nothing behind."""
         assert await store.load("nobody") is None
         assert await store.claim("nobody", generation=0, now=NOW, lease=LEASE) is None
         assert not await store.forget("nobody", standing=GONE)
@@ -43,7 +43,7 @@ class StoreContract:
     async def test_a_renewal_stores_the_new_pair_and_keeps_the_spent_refresh_token(
         self, store: Store
     ) -> None:
-        """Until the new pair has worked, the spent one may be the only one that the provider knows (operations C.3)."""
+        """Until the new pair has worked, the spent one may be the only one that the provider knows."""
         await adopt(store)
 
         assert await commit(store, await claim(store))

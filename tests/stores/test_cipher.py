@@ -109,7 +109,7 @@ def test_a_token_set_survives_json(held: TokenSet) -> None:
 
 
 def test_a_field_of_a_later_release_is_left_out() -> None:
-    """So that a release can be taken back (operations A.5)."""
+    """So that a release can be taken back."""
     assert tokens_from_json(b'{"access_token": "a", "colour": "blue"}', 1) == TokenSet("a")
 
 

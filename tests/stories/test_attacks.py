@@ -124,7 +124,7 @@ async def test_an_impossible_length_is_refused(length: bytes) -> None:
     ],
 )
 async def test_another_protocol_or_path_never_leaves(line: bytes) -> None:
-    """What is not HTTP/1.0 or 1.1 to a plain path is refused before a token is touched (design section 6)."""
+    """What is not HTTP/1.0 or 1.1 to a plain path is refused before a token is touched."""
     async with Recorder() as upstream, stage(**to(upstream)) as st:
         assert status(await said(await st.caller(), line + b"\r\nHost: localhost\r\n\r\n")) == 400
         assert not upstream.written

@@ -16,7 +16,7 @@ JSON_LOG = '[log]\nformat = "json"\nlevel = "debug"\n'
 
 
 async def test_a_401_for_a_permission_costs_one_renewal_and_no_more(tmp_path: Path) -> None:
-    """Check 5, without a validate call: one try tells that a new token is refused too; the token goes on elsewhere."""
+    """Without a validate call: one try tells that a new token is refused too; the token goes on elsewhere."""
     async with PerscomProvider() as provider, Api(provider) as api:
         config = write_config(tmp_path, provider, api, extra=JSON_LOG)
         async with serving(config) as serve, calling() as caller:
@@ -34,7 +34,7 @@ async def test_a_401_for_a_permission_costs_one_renewal_and_no_more(tmp_path: Pa
 
 
 async def test_a_redirect_takes_no_token_elsewhere(tmp_path: Path) -> None:
-    """Check 21: it is the caller's to follow, and the caller has no token."""
+    """It is the caller's to follow, and the caller has no token."""
     elsewhere = await ScriptedUpstream().start()
     async with PerscomProvider() as provider, Api(provider) as api:
         config = write_config(tmp_path, provider, api, extra=JSON_LOG)
@@ -51,7 +51,7 @@ async def test_a_redirect_takes_no_token_elsewhere(tmp_path: Path) -> None:
 
 
 async def test_a_key_outlives_the_program(tmp_path: Path) -> None:
-    """Check 27: DPoP with a nonce at both servers; after a restart the same key proves, and no token is asked for."""
+    """DPoP with a nonce at both servers; after a restart the same key proves, and no token is asked for."""
     api = BoundApi(nonces=["api-1"])
     upstream = await ScriptedUpstream(api).start()
     api.base = f"http://127.0.0.1:{upstream.port}"

@@ -1,4 +1,4 @@
-"""Deskpro's guide (seeds/002) as an application lives it: captured, exchanged, kept and used, and it never holds a secret."""
+"""Deskpro's guide as an application lives it: captured, exchanged, kept and used, and it never holds a secret."""
 
 from __future__ import annotations
 

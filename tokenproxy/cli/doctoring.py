@@ -22,7 +22,7 @@ PROBLEMS: Final = 1
 _LONGEST: Final = 100
 """Letters of a sentence with its remedy behind it; a longer one has it below."""
 _NAME: Final = 15
-"""Columns of a finding's name, as ``operations.md`` E.3 shows them."""
+"""Columns of a finding's name."""
 
 
 @command("doctor", json=True)

@@ -121,7 +121,7 @@ def completed(account: Account, metadata: Metadata) -> Account:
     """
     The account with the addresses that its provider's profile leaves open.
 
-    How clients authenticate is not taken from there: it is configuration, never guessed (oauth.md 3.2). Raises
+    How clients authenticate is not taken from there: it is configuration, never guessed. Raises
     ``WrongMetadataError`` where nobody names a token endpoint.
     """
     provider = account.provider

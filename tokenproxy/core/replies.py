@@ -64,7 +64,7 @@ class Failure:
 
 Answer = Granted | Failure
 
-# The words of RFC 6749 section 5.2, RFC 8707 and of providers with words of their own (reference: oauth.md 4.6).
+# The words of RFC 6749 section 5.2, RFC 8707 and of providers with words of their own.
 _CLASSES: Final[Mapping[str, tuple[Event, Reason]]] = {
     **dict.fromkeys(
         ("invalid_grant", "bad_refresh_token", "invalid_refresh_token", "token_revoked", "invalid_code"),
@@ -335,7 +335,7 @@ def captured_value(name: str, value: str, hosts: Iterable[str]) -> str:
     A value that an answer or a callback brought, fit to stand in an upstream's address; a slash at its end is cut off.
 
     An address must be https, and it or a bare host must be one of ``hosts`` (``*.salesforce.com`` for every name below):
-    who can choose it would be sent the tokens (oauth.md 4.5). Raises ``ValueError`` with a sentence.
+    who can choose it would be sent the tokens. Raises ``ValueError`` with a sentence.
     """
     value = value.strip()
     if "://" not in value:

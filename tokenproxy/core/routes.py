@@ -283,5 +283,5 @@ def account_header(account: str) -> tuple[str, str] | None:
 
 
 def valid_sub(value: str) -> bool:
-    """Whether a header's value may be the SUB of an account's name (design: ``[A-Za-z0-9._@-]{1,128}``)."""
+    """Whether a header's value may be the SUB of an account's name (``[A-Za-z0-9._@-]{1,128}``)."""
     return _ACCOUNT_NAME.fullmatch(value) is not None and value not in {".", ".."}

@@ -1,7 +1,7 @@
 """
 Where logins are begun and where browsers come back to; satisfies ``core.interfaces.Logins``.
 
-Rules (oauth.md 4.7): a state counts once and only for its account and browser; a code is exchanged at once, by a task of
+Rules: a state counts once and only for its account and browser; a code is exchanged at once, by a task of
 its own that no hang-up stops, and is never sent twice; nothing is stored before everything about the answer is right.
 """
 

@@ -1,7 +1,7 @@
 """
 The one door through which tokens change: ``current``, ``renew`` and ``adopt``.
 
-Rules (design section 5): one renewal of an account at a time, as a task of its own that outlives whoever waits for
+Rules: one renewal of an account at a time, as a task of its own that outlives whoever waits for
 it; generations are compared, never clocks, when an upstream says 401; what is on disk is what may be seen.
 """
 
@@ -602,7 +602,7 @@ class Source:
             raise store_unusable(spec.name, error) from None
 
     def _check_registration(self, entry: Entry) -> None:
-        """A token set is bound to the endpoint and the client that obtained it (design section 3)."""
+        """A token set is bound to the endpoint and the client that obtained it."""
         fits = entry.bound_to == entry.account.bound_to
         if fits is entry.sendable:
             return
