@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp.web import Application
 
@@ -22,7 +22,7 @@ from tokenproxy import config as configs
 from tokenproxy.admin.api import Desk, metrics_app, socket_app, tcp_app
 from tokenproxy.admin.dashboard.history import History
 from tokenproxy.admin.dashboard.pages import Dashboard
-from tokenproxy.admin.dashboard.sight import Finding, Sight
+from tokenproxy.admin.dashboard.sight import Sight
 from tokenproxy.admin.exposition import Exposition
 from tokenproxy.admin.health import Health
 from tokenproxy.admin.server import Running, serve_tcp, serve_unix
@@ -49,6 +49,9 @@ from tokenproxy.proxy import (
     RequestLog,
 )
 from tokenproxy.systemd import Notifier, take_sockets
+
+if TYPE_CHECKING:
+    from tokenproxy.doctor import Finding
 
 _log = logging.getLogger("tokenproxy")
 
@@ -209,7 +212,9 @@ class App:
             states=self.state,
         )
         pages = parts.login_pages(lambda: self.config, self.logins)
-        app = tcp_app(desk, parts.guard(config), pages, self._dashboard())
+        app = tcp_app(
+            desk, parts.guard(config), pages, self._dashboard(), reads_freely=parts.admin_is_local(config)
+        )
         self.health.checks = {
             "store": self._check_store,
             "tokens": self._check_unstored,
@@ -282,7 +287,7 @@ class App:
 
     async def _examine(self, offline: bool) -> Sequence[Finding]:  # noqa: FBT001 - one question
         """What ``doctor`` finds, asked of the inside."""
-        from tokenproxy import doctor
+        from tokenproxy import doctor  # hardly any process needs it
 
         @asynccontextmanager
         async def visit() -> AsyncIterator[doctor.House]:
@@ -461,20 +466,7 @@ class App:
         return await stores.verify_store(self.store)
 
     async def examine(self) -> dict[str, Any]:
-        from tokenproxy import doctor  # hardly any process needs it
-
-        @asynccontextmanager
-        async def visit() -> AsyncIterator[App]:
-            yield self
-
-        case = doctor.Case(
-            config=self.config,
-            environ=self._environ,
-            visit=visit,
-            running=await self.info(),
-            now=self.clock.now,
-        )
-        return {"findings": [asdict(each) for each in await doctor.examine(case)]}
+        return {"findings": [asdict(each) for each in await self._examine(offline=False)]}
 
     async def stop(self) -> dict[str, Any]:
         self.ending.set()

@@ -26,6 +26,7 @@ from tokenproxy.core.login import mode_of
 from tokenproxy.core.provider import CallbackMode
 from tokenproxy.core.routes import RouteTable
 from tokenproxy.core.settings import TLSFiles
+from tokenproxy.core.templates import is_loopback
 from tokenproxy.errors import StoreError, TokenproxyError
 from tokenproxy.metrics import Metrics
 from tokenproxy.oauth import signer
@@ -105,6 +106,11 @@ def login_pages(config: Callable[[], Config], logins: Logins) -> LoginPages:
 def guard(config: Config) -> Guard:
     named = config.admin.listen.rpartition(":")[0].strip("[]")
     return Guard.of(config.admin.public_url, config.server.hosts | {named})
+
+
+def admin_is_local(config: Config) -> bool:
+    """Whether nobody but this machine's users reaches ``admin.listen``."""
+    return is_loopback(config.admin.listen.rpartition(":")[0].strip("[]"))
 
 
 def socket_path(config: Config) -> Path:

@@ -61,6 +61,25 @@ async def talk(
         writer.close()
 
 
+async def test_beyond_this_machine_reading_needs_the_token_too(desk: Desk, pages: LoginPages) -> None:
+    """Who has an account at which provider is nobody else's business; probes and the API's description stay open."""
+    app = tcp_app(desk, Guard.of("https://tokens.example:8443"), pages, reads_freely=False)
+    running = await serve_tcp(app, "127.0.0.1:0", key="admin.listen", context=showing())
+    shown = {"Authorization": f"Bearer {TOKEN}"}
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusting())) as session:
+        for path in ("/api/accounts", "/api/accounts/books", "/api/overview", "/api/status"):
+            async with session.get(f"https://{running.address}{path}") as answer:
+                assert answer.status == 401
+                assert "books" not in await answer.text()
+            async with session.get(f"https://{running.address}{path}", headers=shown) as answer:
+                assert answer.status == 200
+        for path in ("/healthz", "/metrics", "/api/openapi.json"):
+            async with session.get(f"https://{running.address}{path}") as answer:
+                assert answer.status == 200
+    await running.close()
+
+
 async def test_the_admin_listener_speaks_tls(desk: Desk, pages: LoginPages) -> None:
     app = tcp_app(desk, Guard.of("https://tokens.example:8443"), pages)
     running = await serve_tcp(app, "127.0.0.1:0", key="admin.listen", context=showing())

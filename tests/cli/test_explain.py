@@ -12,6 +12,8 @@ from tests.cli.conftest import Here
 from tests.cli.program import ROOT
 from tokenproxy import doctor, log
 from tokenproxy.admin import api, problems
+from tokenproxy.cli import explaining
+from tokenproxy.config.models import NAMED
 from tokenproxy.config.page import described
 from tokenproxy.config.reference import every_setting
 from tokenproxy.core.account import Reason, State
@@ -105,6 +107,10 @@ def test_a_setting_is_told_by_its_key_or_the_end_of_it(here: Here) -> None:
     assert named.out.startswith("routes.NAME.upstream   text, default: required\n")
     assert short.out.startswith("store.spool ")
     assert len(json.loads(here("explain", "config", "store", "--json").out)["settings"]) > 5
+
+
+def test_tables_with_names_of_the_operator_s_choice_are_those_of_the_code() -> None:
+    assert set(NAMED) == explaining._NAMED
 
 
 def test_settings_are_those_of_the_code() -> None:

@@ -453,7 +453,7 @@ def test_the_example_shows_every_key() -> None:
 
     shown = set(keys_of(tomllib.loads(re.sub(r"(?m)^#(?=[a-z\[])", "", text))))
 
-    assert {setting.path for setting in every_setting() if setting.type != "later"} <= shown
+    assert {setting.path for setting in every_setting()} <= shown
 
 
 def documented() -> dict[str, tuple[str, str]]:
@@ -465,7 +465,7 @@ def documented() -> dict[str, tuple[str, str]]:
 
 def written(setting: Any, default: str) -> Any:
     """A default as the page shows it, as the code has it."""
-    if setting.type == "later" or default in {REQUIRED, DEPENDS}:
+    if default in {REQUIRED, DEPENDS}:
         return default
     if default == "none":
         return None
@@ -489,8 +489,7 @@ def test_the_reference_page_and_the_code_say_the_same() -> None:
     assert page.keys() == code.keys()
     for path, (kind, default) in page.items():
         assert (path, kind) == (path, code[path].type)
-        if kind != "later":
-            assert (path, written(code[path], default)) == (path, code[path].default)
+        assert (path, written(code[path], default)) == (path, code[path].default)
 
 
 def test_a_token_that_is_there_needs_no_provider(tmp_path: Path) -> None:

@@ -218,11 +218,13 @@ class Desk:
     def readings(self) -> list[web.RouteDef]:
         return [
             web.get("/api/status", self.status),
-            web.get("/api/openapi.json", self.described),
             web.get("/api/accounts", self.list_accounts),
             web.get("/api/overview", self.overview),
             web.get(_ACCOUNT, self.account),
         ]
+
+    def description(self) -> list[web.RouteDef]:
+        return [web.get("/api/openapi.json", self.described)]
 
     def changes(self) -> list[web.RouteDef]:
         return [
@@ -249,18 +251,28 @@ class Desk:
 
 def socket_app(desk: Desk) -> web.Application:
     """Every call, for commands that may open the Unix socket."""
-    return _app([*desk.probes(), *desk.changes(), *desk.own(), *desk.readings()], socket=True)
+    return _app(
+        [*desk.probes(), *desk.changes(), *desk.own(), *desk.readings(), *desk.description()], socket=True
+    )
 
 
 def tcp_app(
-    desk: Desk, guard: Guard, pages: LoginPages, dashboard: Dashboard | None = None
+    desk: Desk,
+    guard: Guard,
+    pages: LoginPages,
+    dashboard: Dashboard | None = None,
+    *,
+    reads_freely: bool = True,
 ) -> web.Application:
-    """Pages, health, metrics and reading for everybody on this machine; changes for who has the token."""
-    changes = [
-        web.route(change.method, change.path, _with_token(change.handler, desk.token))
-        for change in desk.changes()
-    ]
-    routes = [*pages.routes(), *desk.probes(), *changes, *desk.readings()]
+    """
+    Pages, health and metrics for everybody, changes for who has the token.
+
+    ``reads_freely``: reading needs no token, where only this machine's users get here; who has which account at which
+    provider is nobody else's business.
+    """
+    changes = [_guarded(each, desk) for each in desk.changes()]
+    readings = [each if reads_freely else _guarded(each, desk) for each in desk.readings()]
+    routes = [*pages.routes(), *desk.probes(), *changes, *readings, *desk.description()]
     if dashboard is None:
         return _app(routes, guard=guard, lets_in=pages.lets_in)
     app = _app(
@@ -270,6 +282,10 @@ def tcp_app(
     )
     app.on_shutdown.append(dashboard.live.close)
     return app
+
+
+def _guarded(call: web.RouteDef, desk: Desk) -> web.RouteDef:
+    return web.route(call.method, call.path, _with_token(call.handler, desk.token))
 
 
 def pages_app(guard: Guard, pages: LoginPages) -> web.Application:

@@ -32,7 +32,8 @@ def document(*, socket: bool) -> dict[str, Any]:
             "license": {"name": "MIT", "identifier": "MIT"},
             "description": "What operators, probes and programs can ask of a running tokenproxy. No answer carries a "
             "token, a secret or a key, except what an application put into state to read it back. Over TCP, what "
-            "changes anything needs the admin token, and so do logins and state; the Unix socket needs none.",
+            "changes anything needs the admin token, and so do logins and state, and reading where admin.listen is not on "
+            "loopback; the Unix socket needs none.",
         },
         "servers": [{"url": "/"}],
         "paths": paths if not socket else {path: _without_token(each) for path, each in paths.items()},

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tokenproxy.core.explanations import Explanation
 
 _CONFIG: Final = "config"
-_NAMED: Final = frozenset({"accounts", "callers", "routes", "providers"})
+_NAMED: Final = frozenset({"accounts", "callers", "issuers", "routes", "providers"})
 """Tables whose second word is the operator's choice; NAME stands for it."""
 _WIDE: Final = 100
 

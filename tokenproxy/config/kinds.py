@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from tokenproxy.config import units
 from tokenproxy.config.secrets import KEY_MUST_BEGIN, MUST_BEGIN, WORDS
-from tokenproxy.config.words import NOT_YET, did_you_mean, either, quoted, shown
+from tokenproxy.config.words import did_you_mean, either, shown
 from tokenproxy.core import retries
 from tokenproxy.core.allow import Entry
 from tokenproxy.core.callers import WAYS
@@ -44,14 +44,10 @@ def _clean_or_empty(value: str) -> str:
     return _clean(value) if value else value
 
 
-def one_of(what: str, known: tuple[str, ...], now: tuple[str, ...] = ()) -> Callable[[str], str]:
-    """``now``: those of ``known`` that this version can do."""
-
+def one_of(what: str, known: tuple[str, ...]) -> Callable[[str], str]:
     def check(value: str) -> str:
         if value not in known:
-            raise ValueError(f"{shown(value)} is not {what}.{did_you_mean(value, now or known)}")
-        if now and value not in now:
-            raise ValueError(f"{quoted(value)} {NOT_YET}; {either(now)} is")
+            raise ValueError(f"{shown(value)} is not {what}.{did_you_mean(value, known)}")
         return value
 
     return check
@@ -255,10 +251,6 @@ def _scope(value: str) -> str:
     return value
 
 
-def _later(_value: Any) -> Any:
-    raise ValueError(f"{NOT_YET}; leave it out")
-
-
 def no_nul(value: str) -> str:
     if "\x00" in value:
         raise ValueError("must not hold NUL characters")
@@ -385,4 +377,3 @@ PasswordHashes = Annotated[
     list[Annotated[str, AfterValidator(_password_hash)]], BeforeValidator(_as_list), Kind("text or list")
 ]
 Mode = Annotated[int, PlainValidator(_mode)]
-Later = Annotated[Any, PlainValidator(_later), Kind("later")]

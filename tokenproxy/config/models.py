@@ -1,7 +1,6 @@
 """
 The shape of the TOML: every table, key, type and default, and nothing that needs a second table to be known.
 
-What no version reads yet is a key here all the same (``Later``), so that it is refused by name and never ignored.
 What imports this module imports pydantic, which costs more than everything else here; most commands read no config.
 """
 

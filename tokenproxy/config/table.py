@@ -47,10 +47,6 @@ def table_in(annotation: Any) -> type[Table] | None:
     return row if isinstance(row, type) and issubclass(row, Table) else None
 
 
-def is_later(annotation: Any) -> bool:
-    return annotation is Any
-
-
 def bare(annotation: Any) -> Any:
     if get_origin(annotation) is Annotated:
         return bare(get_args(annotation)[0])

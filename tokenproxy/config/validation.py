@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tokenproxy.config.lines import Keys
 from tokenproxy.config.models import NAMED, SECTIONS
-from tokenproxy.config.table import Table, children, is_later, table_in
+from tokenproxy.config.table import Table, children, table_in
 from tokenproxy.config.words import Report, did_you_mean, either, nearest, shown
 
 AnyTable = TypeVar("AnyTable", bound=Table)
@@ -78,7 +78,7 @@ def unknown(model: type[Table], below: Keys) -> str:
         inner = table_in(annotation)
         assert inner is not None  # pydantic found a table there  # noqa: S101
         table = inner
-    known = [each for each, kind in children(table).items() if not is_later(kind)]
+    known = list(children(table))
     if nearest(name, known) is None and (elsewhere := _homes(name)):
         return f"unknown setting here; {either(elsewhere)} has it"
     return f"unknown setting.{did_you_mean(name, known)}"

@@ -11,7 +11,6 @@ from typing import Any, Final
 from tokenproxy.config.lines import Keys, Lines
 from tokenproxy.errors import Problem
 
-NOT_YET: Final = "is not in this version yet"
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _SHOWN: Final = 40
 
