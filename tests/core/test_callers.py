@@ -117,3 +117,12 @@ def test_hashes_that_are_none(text: str, phrase: str) -> None:
     with pytest.raises(ValueError, match=phrase) as refused:
         PasswordHash.of(text)
     assert text not in str(refused.value)
+
+
+def test_one_that_began_earlier_takes_no_more_than_another() -> None:
+    """A caller's password takes a while to be looked into; meanwhile another request of the same caller was let in."""
+    bucket = Bucket(100, 10)
+
+    assert bucket.take(100.0) == 0
+    assert bucket.take(99.7) == 0
+    assert bucket.take(100.0) == 0

@@ -10,11 +10,13 @@ import pytest
 from tests.proxy.actors import Line, Stage, chunked, dead, ok, stage
 from tests.proxy.test_flow import peak_kib
 from tokenproxy import log
+from tokenproxy.core.echoes import Echoes
 from tokenproxy.core.headers import HeaderChanges
 from tokenproxy.core.provider import Inject
 from tokenproxy.core.settings import MIB
 from tokenproxy.core.tokens import TokenSet
-from tokenproxy.proxy.answer import LEADING
+from tokenproxy.proxy.answer import LEADING, LINES
+from tokenproxy.proxy.echo import without_echo
 
 REDACTS = {"redact_echo": True}
 STARS = b"*******"
@@ -310,3 +312,13 @@ async def test_a_query_s_token_is_in_no_field_of_an_answer(written: bytes, spelt
         assert spelling not in got.head
         assert b"s3cr3t" not in got.head
         assert got.status == 302
+
+
+def test_a_length_that_a_password_happens_to_be_is_a_length() -> None:
+    """What frames the answer stays as it is; starred, nobody could read it."""
+    answer = LINES.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 123456\r\nX-Seen: 123456")
+    assert answer is not None
+    hidden = without_echo(answer, Echoes(["123456"]))
+
+    assert dict(hidden.raw_headers)[b"Content-Length"] == b"123456"
+    assert dict(hidden.raw_headers)[b"X-Seen"] == b"******"

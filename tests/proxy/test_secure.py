@@ -221,6 +221,17 @@ async def test_a_goodbye_is_told_from_a_fin() -> None:
         assert above.transport.get_extra_info("goodbye") is False
 
 
+async def test_a_reset_behind_a_goodbye_takes_nothing_back() -> None:
+    """A peer that closes with bytes of ours unread resets the connection: all that it said has been said before."""
+    async with pair() as (above, peer):
+        peer.writer.write(peer.sealed(b"all") + peer.goodbye())
+        await until(lambda: above.told[-1:] == ["eof"] or above.lost)
+        below = above.transport
+        if not above.lost:
+            below.connection_lost(ConnectionResetError())  # type: ignore[attr-defined]
+        assert (above.data, above.lost) == (b"all", [None])
+
+
 @pytest.mark.parametrize("ours", ["close", "abort"])
 async def test_ours_is_said_where_we_close(ours: str) -> None:
     async with pair() as (above, peer):

@@ -149,7 +149,8 @@ class Bucket:
         self.burst = burst or max(1, ceil(per_second))
 
     def take(self, now: float) -> float:
-        """Take one: 0; or how many seconds it takes until there is one."""
+        """Take one: 0; or how many seconds it takes until there is one. Who was looked into first may come with an earlier ``now``."""
+        now = max(now, self._at)
         level = min(self.burst, self._level + (now - self._at) * self.per_second)
         self._at = now
         if level < 1.0:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tokenproxy.core.echoes import Echoes, Sieve
-from tokenproxy.proxy.answer import LEADING
+from tokenproxy.proxy.answer import KINDS, LEADING
 from tokenproxy.proxy.chunks import Trailers
 from tokenproxy.proxy.plain import Answer, Payload
 from tokenproxy.proxy.problem import ProblemError
@@ -77,7 +77,10 @@ def without_echo(answer: Answer, echoes: Echoes, *, leading: bool = False) -> An
             for name, value in answer.raw_headers
         )
     else:
-        fields = tuple((echoes.hidden(name), echoes.hidden(value)) for name, value in answer.raw_headers)
+        fields = tuple(
+            (name, value) if name.lower() in KINDS else (echoes.hidden(name), echoes.hidden(value))
+            for name, value in answer.raw_headers  # a length that a password happens to be is a length
+        )
         reason = echoes.hidden(reason.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
     if fields == tuple(answer.raw_headers) and reason == answer.reason:
         return answer

@@ -225,7 +225,7 @@ class Pool:
     def give_back(self, side: UpstreamSide) -> None:
         """Keep a connection for the next request; its deadline is the end of the wait."""
         if self.retired:
-            side.transport.close()
+            side.leave()
         else:
             self.idle.append(side)
 
@@ -238,7 +238,7 @@ class Pool:
         """No route needs this pool: close what is idle, and what is in use when it comes back."""
         self.retired = True
         for side in self.idle:
-            side.transport.close()
+            side.leave()
         self.idle.clear()
 
     def abort(self) -> None:

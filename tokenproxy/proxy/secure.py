@@ -178,7 +178,8 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
             asyncio.Protocol()
         )  # else each would keep the other, and OpenSSL's memory, for a while
         if self._handshake is None:
-            protocol.connection_lost(self._failure or exc)
+            # After its goodbye nothing more can come: what becomes of the socket says nothing about the data.
+            protocol.connection_lost(self._failure or (None if self._goodbye else exc))
         else:
             self._unproven(
                 exc or ConnectionResetError("The peer closed the connection during the handshake.")

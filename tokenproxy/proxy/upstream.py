@@ -163,9 +163,16 @@ class UpstreamSide(Side):
         self._wake()
         self.abort()
 
+    def leave(self) -> None:
+        """Close; for a peer that stopped reading an upload after its answer nobody waits."""
+        if self.transport.get_write_buffer_size():
+            self.abort()
+        else:
+            self.transport.close()
+
     def expired(self) -> None:
         if not self.busy:
-            self.transport.close()
+            self.leave()
         elif self.payload is None:
             self.fail(_timeout("The upstream did not begin its answer in time."))
         else:
