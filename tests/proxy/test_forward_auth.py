@@ -56,7 +56,7 @@ def told(answer: Answer) -> tuple[list[bytes], list[bytes]]:
 
 async def test_a_question_is_answered_with_the_header() -> None:
     """And with nothing that a cache might keep; the log, where it is wanted, has the caller's request."""
-    async with asking() as (s, other):
+    async with asking(hosts=("app.example",)) as (s, other):
         for target, fields in (
             (b"/auth/books", [b"X-Forwarded-Method: POST", b"X-Forwarded-Uri: /books/x?secret=1"]),
             (b"/auth", [b"X-Forwarded-Host: app.example", b"X-Forwarded-Uri: /books/x"]),
@@ -289,7 +289,8 @@ async def test_the_data_plane_believes_no_such_header() -> None:
 
 
 async def test_pages_of_others_are_refused() -> None:
-    async with asking({"origins": frozenset({"https://intranet.example"})}) as (_, other):
+    origins = frozenset({"https://intranet.example"})
+    async with asking({"origins": origins}, hosts=("app.example",)) as (_, other):
         own = (b"X-Forwarded-Host: app.example", b"X-Forwarded-Proto: https")
         for fields, status in (
             ((b"Origin: https://evil.example",), 403),
@@ -305,6 +306,64 @@ async def test_pages_of_others_are_refused() -> None:
             assert answer.status == status, fields
         answer = await other.get(b"/ext-authz/books/books/x", b"Origin: http://localhost")
         assert answer.status == 200
+
+
+async def test_a_name_that_somebody_points_at_the_other_proxy_gets_nothing() -> None:
+    """DNS rebinding: by its own name such a page is of the same origin, and no page rule would stop it."""
+    async with asking(hosts=("app.example", "*.internal")) as (s, other):
+        page = (b"Sec-Fetch-Site: same-origin", b"X-Forwarded-Uri: /books/x")
+        for host, status in (
+            (b"evil.example:8081", 403),
+            (b"app.example.evil.example", 403),
+            (b"internal", 403),
+            (b"192.0.2.1", 403),
+            (b"evil.example, localhost", 400),
+            (b"localhost@evil.example", 400),
+            (b"localhost:8081", 200),
+            (b"127.0.0.1:8081", 200),
+            (b"[::1]:8081", 200),
+            (b"APP.example.", 200),
+            (b"crm.internal", 200),
+        ):
+            for target in (b"/auth", b"/auth/books"):
+                answer = await other.get(
+                    target, b"X-Forwarded-Host: " + host, b"Origin: http://" + host, *page
+                )
+                assert answer.status == status, (target, host)
+                assert bool(answer.values(b"authorization")) is (status == 200)
+                if status == 403:
+                    assert answer.code == "host_refused"
+            await other.send(b"GET /ext-authz/books/books/x HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
+            assert (await other.answer()).status == status, host
+        assert (await other.get(b"/auth/books", *page)).status == 200
+        assert s.source.renewals == []
+
+
+async def test_a_route_that_is_named_keeps_its_own_host() -> None:
+    """Whichever other hosts are known."""
+
+    def routes(port: int) -> list[Any]:
+        return [route_to(port, host="books.example"), route_to(port, name="wild", host="*.books.example")]
+
+    async with asking(routes=routes, asked=frozenset({"books", "wild"}), hosts=("app.example",)) as (
+        _,
+        other,
+    ):
+        for name, host, status in (
+            (b"books", b"books.example:8081", 200),
+            (b"books", b"app.example", 403),
+            (b"books", b"localhost", 403),
+            (b"books", b"x.books.example", 403),
+            (b"wild", b"x.books.example", 200),
+            (b"wild", b"books.example", 403),
+        ):
+            answer = await other.get(b"/auth/" + name, b"X-Forwarded-Host: " + host)
+            assert answer.status == status, (name, host)
+            if status == 403:
+                assert (answer.code, answer.problem["route"]) == ("host_refused", name.decode())
+            await other.send(b"GET /ext-authz/%b/%b/x HTTP/1.1\r\nHost: %b\r\n\r\n" % (name, name, host))
+            assert (await other.answer()).status == status, (name, host)
+        assert (await other.get(b"/auth/books")).status == 200
 
 
 async def test_a_key_is_asked_for_where_callers_need_one() -> None:

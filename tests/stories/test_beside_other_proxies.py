@@ -334,25 +334,25 @@ async def test_no_spelling_of_a_path_gets_past_the_route_s_list(outer: Outer, tm
 async def test_no_request_is_smuggled_to_where_tokens_are_given(outer: Outer, tmp_path: Path) -> None:
     """No answer that reaches a caller holds a token or a ticket, whatever the caller writes."""
     async with beside(outer, tmp_path) as s:
-        inner = b"GET /auth/books HTTP/1.1\r\nHost: x\r\n\r\n"
+        inner = b"GET /auth/books HTTP/1.1\r\nHost: localhost\r\n\r\n"
         for attempt in (
-            b"GET /auth/books HTTP/1.1\r\nHost: x\r\n\r\n",
-            b"GET /_tokenproxy/books HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET /auth/books HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"GET /_tokenproxy/books HTTP/1.1\r\nHost: localhost\r\n\r\n",
             b"GET /ext-authz/books/books/x HTTP/1.1\r\nHost: tokenproxy\r\n\r\n",
             b"GET http://tokenproxy/auth/books HTTP/1.1\r\nHost: tokenproxy\r\n\r\n",
-            b"POST /books/x HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(inner), inner),
-            b"POST /books/x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            b"POST /books/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(inner), inner),
+            b"POST /books/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
             + inner,
-            b"POST /books/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n0\r\n\r\n"
+            b"POST /books/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n0\r\n\r\n"
             + inner,
-            b"POST /books/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + inner,
-            b"GET /books/x HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello" + inner,
-            b"GET /books/x HTTP/1.1\r\nHost: x\r\nConnection: upgrade, authorization\r\nUpgrade: h2c\r\n\r\n" + inner,
-            b"GET /books/x\r\nX: y HTTP/1.1\r\nHost: x\r\n\r\n",
-            b"GET /books/x%0d%0aX:%20y HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"POST /books/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + inner,
+            b"GET /books/x HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello" + inner,
+            b"GET /books/x HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade, authorization\r\nUpgrade: h2c\r\n\r\n" + inner,
+            b"GET /books/x\r\nX: y HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"GET /books/x%0d%0aX:%20y HTTP/1.1\r\nHost: localhost\r\n\r\n",
         ):  # fmt: skip
             reader, writer = await asyncio.open_connection("127.0.0.1", int(s.url.rpartition(":")[2]))
-            writer.write(attempt + b"GET /end HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            writer.write(attempt + b"GET /end HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             said = b""
             with suppress(TimeoutError, ConnectionError):
                 async with asyncio.timeout(3):
@@ -366,16 +366,27 @@ async def test_no_request_is_smuggled_to_where_tokens_are_given(outer: Outer, tm
         assert "Bearer ey" not in (tmp_path / "outer.log").read_text()
 
 
+@pytest.mark.parametrize("outer", OUTERS)
+async def test_a_name_that_somebody_points_at_the_proxy_gets_nothing(outer: Outer, tmp_path: Path) -> None:
+    """DNS rebinding: the shipped configs take every Host, and say which one it is."""
+    async with beside(outer, tmp_path) as s:
+        page = b"GET /books/x HTTP/1.1\r\nOrigin: http://evil.example:8081\r\nSec-Fetch-Site: same-origin\r\n"
+        assert await raw(s, page, host=b"evil.example:8081") == 403
+        assert await raw(s, page + b"X-Forwarded-Host: localhost\r\n", host=b"evil.example:8081") == 403
+        assert s.api.requests == []
+        assert await raw(s, b"GET /books/x HTTP/1.1\r\n", host=b"127.0.0.1:8081") == 200
+
+
 def ours(names: Iterable[str]) -> set[str]:
     """Fields that are between the two proxies, and what is a credential."""
     lower = {name.lower() for name in names}
     return {name for name in lower if name.startswith(("tokenproxy-", "x-envoy-"))} - HARMLESS
 
 
-async def raw(s: Stage, first: bytes) -> int:
+async def raw(s: Stage, first: bytes, *, host: bytes = b"localhost") -> int:
     """The status for a head that no client library would write; 0 where the connection is just closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(s.url.rpartition(":")[2]))
-    writer.write(first + b"Host: localhost\r\nConnection: close\r\n\r\n")
+    writer.write(first + b"Host: " + host + b"\r\nConnection: close\r\n\r\n")
     async with asyncio.timeout(PATIENCE):
         said = await reader.read(-1)
     writer.close()

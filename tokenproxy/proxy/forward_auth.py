@@ -2,7 +2,7 @@
 Forward-auth: another proxy keeps the data path, and asks here which token goes into a request.
 
 It is believed about the caller and the request (``X-Forwarded-*``), since nobody else can connect. What the route says
-of callers holds as if the request had come here: keys, origins, ``allow``. After the upstream has refused a token, the
+of callers holds as if the request had come here: hosts, keys, origins, ``allow``. After the upstream has refused a token, the
 other proxy asks again with the ticket that came with it (``core.forward_auth``), and is given a newer one.
 """
 
@@ -20,13 +20,13 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from tokenproxy.core.callers import BASIC, JWT
 from tokenproxy.core.forward_auth import History, Verdict, generation_of, ticket
 from tokenproxy.core.interfaces import KeepAnswer
-from tokenproxy.core.routes import DOT_SEGMENT, Route, RouteTable, host_key
+from tokenproxy.core.routes import DOT_SEGMENT, Route, RouteTable, host_key, within
 from tokenproxy.core.tokens import Sendable
 from tokenproxy.errors import AccountError
 from tokenproxy.proxy.address import HOST_FIELD
 from tokenproxy.proxy.caller import CallerSide
 from tokenproxy.proxy.card import Card
-from tokenproxy.proxy.lane import Lane, NotAllowedError
+from tokenproxy.proxy.lane import Lane, LaneError
 from tokenproxy.proxy.plain import Message, Payload
 from tokenproxy.proxy.problem import ProblemError, bad_request, render
 from tokenproxy.proxy.record import RequestLog
@@ -101,7 +101,10 @@ class Asking:
             host = _one(given[b"x-forwarded-host"])
         if method in FOREIGN_METHODS or method in {"CONNECT", "TRACE"}:
             raise bad_request("No token is given for this method.")
+        told = self._plane.gate.known_host(host) if host and word != "refused" else ""
         lane, path = self._lane(name, host, uri), _path(uri)
+        if name and told:
+            _check_own_host(lane, told)
         member = self._who(lane, given, side, proof)
         if word != "refused":  # which gives nothing, and a ticket proves that something was given
             _check_page(lane, given, host)
@@ -258,7 +261,7 @@ class Ask:
 
     def _refusal(self, problem: ProblemError) -> bytes:
         lane = self.request.lane if self.request is not None else None
-        if isinstance(problem, NotAllowedError):
+        if isinstance(problem, LaneError):
             lane = problem.lane
         if lane is not None:
             lane.tell(problem, self.plane.monotonic())
@@ -368,6 +371,19 @@ def _below(lane: Lane, path: str) -> str:
         "The caller's path is not below the prefix of the route that it is to be judged by.",
         next_step=f"Have the other proxy say X-Forwarded-Uri as callers send it, and give [routes.{lane.route.name}] "
         "the prefix that they use.",
+    )
+
+
+def _check_own_host(lane: Lane, told: str) -> None:
+    """A route that is named in the question is not found by its host: so its host is looked at here."""
+    own = lane.route.host
+    if not own or told == own or within(told, (own,)):
+        return
+    raise LaneError(
+        "host_refused",
+        "The host of the caller's request is not the host of the route that the other proxy names.",
+        next_step=f"Have callers use host of [routes.{lane.route.name}], or name in the question a route without one.",
+        lane=lane,
     )
 
 

@@ -456,6 +456,10 @@ class Gate:
             return HOP  # ``Content_Length``: nobody needs it, and some upstream may believe it
         return ROUTED if one in self._routed else PLAIN
 
+    def known_host(self, raw: bytes) -> str:
+        """The host that a request names, in its one spelling; raises ``host_refused`` for one that nobody has named."""
+        return self._hosts.get(raw) or self._check_host(raw, proxied=False)
+
     def _check_host(self, raw: bytes, *, proxied: bool) -> str:
         """Against DNS rebinding: a page's name that points at us is not a name of ours."""
         found = HOST_FIELD.fullmatch(raw)
