@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from tests.proxy.actors import QUICK, Answer, Caller, Stage, route_to, stage, until
+from tests.proxy.test_callers import basic, by_password
 from tokenproxy.core import forward_auth
 from tokenproxy.core.allow import Allow, Entry
 from tokenproxy.core.interfaces import KeepAnswer
@@ -80,6 +81,20 @@ async def test_the_profile_s_header_and_others_are_given() -> None:
         assert answer.values(b"x-tenant") == [b"acme"]
         # What Envoy is to take out: never what was just given.
         assert answer.values(b"x-envoy-auth-headers-to-remove") == [b"authorization,tokenproxy-key"]
+
+
+@pytest.mark.parametrize("callers", [(), (by_password("app"),)], ids=["nobody", "callers"])
+async def test_a_caller_s_own_credential_goes_no_further(callers: tuple[Any, ...]) -> None:
+    """Whatever ``pass`` says, which is about tokenproxy's own sending: it may be what the caller proved itself with."""
+    inject = Inject(header="x-access-token", value="{access_token}")
+    route = {"inject": inject, "passed": frozenset({"authorization"})}
+    async with asking(route, callers=callers) as (_, other):
+        answer = await other.get(b"/ext-authz/books/books/x", basic("app"))
+        assert answer.values(b"x-access-token") == [b"token-1"]
+        assert answer.values(b"x-envoy-auth-headers-to-remove") == [b"authorization,tokenproxy-key"]
+    async with asking(callers=callers) as (_, other):  # the token takes its place
+        answer = await other.get(b"/ext-authz/books/books/x", basic("app"))
+        assert answer.values(b"x-envoy-auth-headers-to-remove") == [b"tokenproxy-key"]
 
 
 async def test_the_account_may_be_the_caller_s_choice() -> None:

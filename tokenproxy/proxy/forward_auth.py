@@ -408,10 +408,13 @@ def _check_target(lane: Lane, message: Message, method: str, path: str, *, whole
 
 
 def _to_remove(lane: Lane) -> bytes:
-    """What goes no further: a credential in another place than our token's, and what was meant for us."""
+    """
+    What goes no further: a credential in another place than our token's, whatever ``pass`` says, since it may be what the
+    caller proved itself with; and what was meant for us.
+    """
     inject = lane.route.inject
     ours = {inject.header.lower().encode(), *(name.lower().encode() for name in inject.headers)}
-    names = sorted({*lane.dropped, b"tokenproxy-key"} - ours)
+    names = sorted({*lane.dropped, b"authorization", b"tokenproxy-key"} - ours)
     return b"X-Envoy-Auth-Headers-To-Remove: " + b",".join(names) + b"\r\n"
 
 
