@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from tests.proxy.actors import QUICK, Answer, Caller, Stage, route_to, stage, until
-from tests.proxy.test_callers import basic, by_password
+from tests.proxy.test_callers import basic, by_key, by_password, with_key
 from tokenproxy.core import forward_auth
 from tokenproxy.core.allow import Allow, Entry
 from tokenproxy.core.interfaces import KeepAnswer
@@ -23,6 +23,7 @@ from tokenproxy.core.routes import RouteTable
 from tokenproxy.core.settings import Deadlines, Limits, Listen, TLSFiles
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.errors import AccountError, LoginRequiredError
+from tokenproxy.proxy import Refusal
 
 ASK = Listen(address="127.0.0.1:0", asks=True)
 ALLOW = Allow((Entry.of("GET /v2/**"), Entry.of("POST /v2/users")))
@@ -390,6 +391,35 @@ async def test_a_key_is_asked_for_where_callers_need_one() -> None:
         assert (await other.get(b"/auth/books", key)).status == 200
         assert (await other.get(b"/auth/books", key, key)).status == 401
         assert (await other.get(b"/refused/books")).status == 401
+
+
+async def test_whoever_refusals_are_kept_for_hears_of_them() -> None:
+    """As of requests that come here themselves; who asked is named also where it was not let through to the end."""
+    heard: list[Refusal] = []
+    app = by_key("app", routes=frozenset({"roster"}))
+    async with asking(callers=(app, by_key("other", "another-key-of-length"))) as (s, other):
+        s.plane.on_refused = heard.append
+        await other.get(b"/auth/books")
+        await other.get(b"/auth/books", with_key())
+        known = with_key("another-key-of-length")
+        await other.get(b"/auth/nowhere", known)
+        await other.get(b"/auth/books", known, b"X-Forwarded-Host: evil.example")
+        await other.get(b"/auth/books", known, b"Origin: https://evil.example")
+        assert [(each.code, each.route, each.peer, each.caller) for each in heard] == [
+            ("caller_unauthorized", "", "127.0.0.1", ""),
+            ("not_allowed", "books", "127.0.0.1", "app"),
+            ("no_route", "", "127.0.0.1", ""),
+            ("host_refused", "", "127.0.0.1", ""),
+            ("origin_refused", "", "127.0.0.1", ""),
+        ]
+        assert [(each.code, each.route, each.caller) for each in s.logged] == [
+            (each.code, each.route, each.caller) for each in heard
+        ]
+        assert s.metrics.asked["books", "not_allowed"] == 1
+        s.source.error = AccountError("The provider is down.", account="books")
+        assert (await other.get(b"/auth/books", known)).status == 503
+        assert s.logged[-1].caller == "other"
+        assert len(heard) == 5  # that is how things stand, and not a refusal
 
 
 # connections

@@ -29,7 +29,7 @@ from tokenproxy.proxy.card import Card
 from tokenproxy.proxy.lane import Lane, LaneError
 from tokenproxy.proxy.plain import Message, Payload
 from tokenproxy.proxy.problem import ProblemError, bad_request, render
-from tokenproxy.proxy.record import RequestLog
+from tokenproxy.proxy.record import Refusal, RequestLog
 from tokenproxy.proxy.register import Member, Proof, Shown, UnprovenError
 from tokenproxy.proxy.request import FOREIGN_METHODS, account_of, check_origin
 
@@ -171,6 +171,7 @@ class Ask:
         plane = self.plane
         started = plane.monotonic()
         status, code, word = 200, "", ""
+        why: ProblemError | None = None
         entered: Member | None = None
         try:
             asking = plane.asking
@@ -186,11 +187,9 @@ class Ask:
             word = verdict.value
             head = _answer(question, card, verdict)
             status = 204 if question.report else 200
-        except ProblemError as problem:
-            head, status, code = self._refusal(problem), problem.status, problem.code
-        except AccountError as error:
-            refused = ProblemError.of(error)
-            head, status, code = self._refusal(refused), refused.status, refused.code
+        except (ProblemError, AccountError) as error:
+            why = error if isinstance(error, ProblemError) else ProblemError.of(error)
+            head, status, code = self._refusal(why), why.status, why.code
         finally:
             if entered is not None:
                 entered.leave()
@@ -198,7 +197,7 @@ class Ask:
         first, _, rest = head.partition(b"\r\n\r\n")
         end = b"\r\n" + plane.date_line() + (b"" if keep else b"Connection: close\r\n") + b"\r\n"
         self.caller.transport.write(first + end + rest)
-        self._count(word or code, status, code, started)
+        self._count(word or code, status, code, started, why)
         if self.caller.writing_paused:
             try:
                 await self.caller.drain(plane.monotonic() + plane.settings.deadlines.body_idle)
@@ -260,24 +259,39 @@ class Ask:
             self.plane.source.worked(question.account, tokens)
 
     def _refusal(self, problem: ProblemError) -> bytes:
-        lane = self.request.lane if self.request is not None else None
-        if isinstance(problem, LaneError):
-            lane = problem.lane
+        lane = self._lane_of(problem)
         if lane is not None:
             lane.tell(problem, self.plane.monotonic())
-        head, body = render(problem, date=b"", route=lane.route.name if lane is not None else "", keep=True)
+        route = lane.route.name if lane is not None else ""
+        if self.plane.on_refused is not None and problem.kind.result == "refused":
+            self.plane.on_refused(Refusal(problem.code, route, self.caller.peer(), self._caller_of(problem)))
+        head, body = render(problem, date=b"", route=route, keep=True)
         # nginx keeps nothing of a refusal's body, and its configuration can hand a header on.
         said = b"\r\nTokenproxy-Problem: " + body.strip() + b"\r\n\r\n"
         head = head.removesuffix(b"\r\n\r\n") + said
         return head if self.message.method == "HEAD" else head + body
 
+    def _lane_of(self, problem: ProblemError | None) -> Lane | None:
+        if isinstance(problem, LaneError):
+            return problem.lane
+        return self.request.lane if self.request is not None else None
+
+    def _caller_of(self, problem: ProblemError | None) -> str:
+        """Who is known also where its question was not let through to the end."""
+        question = self.request
+        if question is not None and question.member is not None:
+            return question.member.name
+        return problem.caller if problem is not None else ""
+
     def _may_stay(self) -> bool:
         whole = self.payload is EMPTY_PAYLOAD or self.payload.is_eof()
         return whole and not (self.message.should_close or self.message.upgrade or self.plane.draining)
 
-    def _count(self, answer: str, status: int, code: str, started: float) -> None:
-        question = self.request
-        route = question.lane.route.name if question is not None else ""
+    def _count(
+        self, answer: str, status: int, code: str, started: float, problem: ProblemError | None
+    ) -> None:
+        question, lane = self.request, self._lane_of(problem)
+        route = lane.route.name if lane is not None else ""
         asked = self.plane.metrics.asked
         asked[route, answer] = asked.get((route, answer), 0) + 1
         if self.plane.on_request is not None:
@@ -285,9 +299,7 @@ class Ask:
                 RequestLog(
                     route=route,
                     account=question.account if question is not None else "",
-                    caller=question.member.name
-                    if question is not None and question.member is not None
-                    else "",
+                    caller=self._caller_of(problem),
                     method=question.method if question is not None else self.message.method,
                     path=question.path if question is not None else "",
                     status=status,
