@@ -401,14 +401,7 @@ async def test_requests_in_flight() -> None:
 
 
 async def test_a_hash_is_worked_out_once_for_all_who_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    hashed: list[bytes] = []
-    matches = PasswordHash.matches
-
-    def counted(self: PasswordHash, password: bytes) -> bool:
-        hashed.append(password)
-        return matches(self, password)
-
-    monkeypatch.setattr(PasswordHash, "matches", counted)
+    hashed = counted_hashings(monkeypatch)
     async with stage(callers=(by_hash(),)) as s:
         answers = await asyncio.gather(*(got(s, basic("app")) for _ in range(20)))
         assert {each.status for each in answers} == {200}
@@ -437,6 +430,54 @@ async def test_a_flood_of_wrong_passwords_is_bounded(monkeypatch: pytest.MonkeyP
         assert codes <= {"caller_unauthorized", "overloaded"}
         assert "caller_unauthorized" in codes
         assert (await known.get(b"/books/x", basic("app"))).status == 200
+
+
+def counted_hashings(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    hashed: list[bytes] = []
+    matches = PasswordHash.matches
+
+    def counted(self: PasswordHash, password: bytes) -> bool:
+        hashed.append(password)
+        return matches(self, password)
+
+    monkeypatch.setattr(PasswordHash, "matches", counted)
+    return hashed
+
+
+async def test_no_caller_can_empty_what_is_believed_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One credential in many spellings is one, and a password that is cheap to check takes no room."""
+    hashed = counted_hashings(monkeypatch)
+    monkeypatch.setattr(register, "BELIEVED", 4)
+    async with stage(callers=(by_hash(), by_hash("twin"), by_password("plain"))) as s:
+        client = await s.caller()
+        for name in ("app", "twin"):
+            assert (await client.get(b"/books/x", basic(name))).status == 200
+        for name in ("plain", "twin"):
+            scheme, value = basic(name).split(b" ")[1:]
+            for spaces in range(1, 6):
+                for word in (scheme, b"bAsic", b"BASIC"):
+                    spelled = b"Authorization: " + word + b" " * spaces + value
+                    assert (await client.get(b"/books/x", spelled)).status == 200
+        assert (await client.get(b"/books/x", basic("app"))).status == 200
+        assert len(hashed) == 2
+
+
+def test_what_is_believed_loses_the_oldest_alone() -> None:
+    remembered = {bytes([number]): number for number in range(4)}
+    register._make_room(remembered, 4)
+    assert list(remembered.values()) == [1, 2, 3]
+
+
+async def test_what_was_shown_to_a_proxy_cannot_be_written_as_authorization() -> None:
+    """A scheme that is spelled ``proxy:Basic`` is none, also right after a proxied request was let in."""
+
+    def routes(port: int) -> list[Route]:
+        return [route_to(port), route_to(port, name="api", host="api.example", prefix="/")]
+
+    async with stage(routes=routes, callers=(by_hash(),)) as s:
+        shown = basic("app", field=b"Proxy-Authorization")
+        assert (await got(s, shown, target=b"http://api.example/x")).status == 200
+        assert (await got(s, b"Authorization: proxy:" + shown.partition(b": ")[2])).status == 401
 
 
 async def test_a_caller_that_leaves_while_its_password_is_hashed() -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tokenproxy.proxy.caller import CallerSide
 
 BELIEVED: Final = 4096
-"""Credentials that are remembered; emptied when full, so that nobody can make it grow."""
+"""Credentials that took time to look into and are remembered; beyond them the oldest is forgotten."""
 DOUBTED: Final = 1024
 DOUBTED_FOR: Final = 10.0
 """Seconds for which a password that was wrong is wrong without being hashed again."""
@@ -268,27 +268,26 @@ class Register:
     def _of_credential(
         self, side: CallerSide | None, ways: Collection[str] | None, shown: Shown, proof: Proof | None
     ) -> Proof:
-        value = shown.credentials[0]
-        digest = sha256((b"proxy:" if shown.proxied else b"") + value).digest()
-        found = self._believed.get(digest)
-        if found is not None:
-            if found.until > self._monotonic() and (ways is None or found.way in ways):
-                return found
-            if found.until <= self._monotonic():
-                del self._believed[digest]
         if proof is not None and proof.register is self:
             return proof
-        scheme, _, rest = value.partition(b" ")
+        scheme, _, rest = shown.credentials[0].partition(b" ")
         scheme = scheme.lower()
         if scheme == b"basic" and self._takes(ways, BASIC, *((KEY,) if shown.proxied else ())):
-            found = self._of_pair(side, ways, shown, _pair(rest.strip()), digest)
-        elif scheme == b"bearer" and self._takes(ways, JWT):
-            token = rest.strip()
-            raise UnprovenError(lambda: self._joined(digest, self._read(side, ways, shown, token)))
-        if found is None or (ways is not None and found.way not in ways):
-            raise self._refusal(side, ways, shown, "a credential of a kind that does not count here")
-        self._believe(digest, found)
-        return found
+            return self._of_pair(side, ways, shown, _pair(rest.strip()))
+        if scheme == b"bearer" and self._takes(ways, JWT):
+            return self._of_token(side, ways, shown, rest.strip())
+        raise self._refusal(side, ways, shown, "a credential of a kind that does not count here")
+
+    def _of_token(
+        self, side: CallerSide | None, ways: Collection[str] | None, shown: Shown, token: bytes
+    ) -> Proof:
+        digest = _credential_digest(b"bearer", token, proxied=shown.proxied)
+        found = self._believed.get(digest)
+        if found is not None:
+            if found.until > self._monotonic():
+                return found
+            del self._believed[digest]
+        raise UnprovenError(lambda: self._joined(digest, self._read(side, ways, shown, token)))
 
     def _takes(self, ways: Collection[str] | None, *wanted: str) -> bool:
         return any(way in self.ways and (ways is None or way in ways) for way in wanted)
@@ -299,9 +298,12 @@ class Register:
         ways: Collection[str] | None,
         shown: Shown,
         pair: tuple[bytes, bytes] | None,
-        digest: bytes,
     ) -> Proof:
-        """Of a user name and a password; to a forward proxy the password may be a key, whatever the name."""
+        """
+        Of a user name and a password; to a forward proxy the password may be a key, whatever the name.
+
+        A plain password is held against the config's each time, which costs no more than to remember it.
+        """
         if pair is None:
             raise self._refusal(side, ways, shown, "a Basic credential that is no name and password")
         name, password = pair
@@ -318,6 +320,10 @@ class Register:
         who = proof.member.name if proof is not None and proof.member is not None else ""
         detail = f"a wrong password of the caller {who}" if who else "a user name that is nobody's"
         if self._hashes and (login is None or login.hashes) and len(password) <= LONGEST_PASSWORD:
+            digest = _credential_digest(b"basic", name + b":" + password, proxied=shown.proxied)
+            found = self._believed.get(digest)
+            if found is not None:
+                return found
             if self._doubted.get(digest, 0.0) > self._monotonic():
                 raise self._refusal(side, ways, shown, detail)
             refusal = self._refusal
@@ -368,8 +374,7 @@ class Register:
             self._queued -= 1
         if right and proof is not None:
             return proof
-        if len(self._doubted) >= DOUBTED:
-            self._doubted.clear()
+        _make_room(self._doubted, DOUBTED)
         self._doubted[digest] = self._monotonic() + DOUBTED_FOR
         raise refusal()
 
@@ -400,8 +405,7 @@ class Register:
         raise self._refusal(side, ways, shown, "a token whose subject is nobody here")
 
     def _believe(self, digest: bytes, proof: Proof) -> None:
-        if len(self._believed) >= BELIEVED:
-            self._believed.clear()
+        _make_room(self._believed, BELIEVED)
         self._believed[digest] = proof
 
     def _refusal(
@@ -464,6 +468,21 @@ def _pair(encoded: bytes) -> tuple[bytes, bytes] | None:
 
 def _digest(data: bytes) -> bytes:
     return sha256(data).digest()
+
+
+def _credential_digest(scheme: bytes, said: bytes, *, proxied: bool) -> bytes:
+    """
+    Of what a credential says, so that one has a single place however it is spelled.
+
+    What was shown to a proxy and what was shown to a server begin with different bytes: neither can pass for the other.
+    """
+    return _digest((b"\1" if proxied else b"\0") + scheme + b"\0" + said)
+
+
+def _make_room(remembered: dict[bytes, Any], most: int) -> None:
+    """Forget the oldest: to empty it would let one caller make all others be looked into again."""
+    while len(remembered) >= most:
+        del remembered[next(iter(remembered))]
 
 
 def _same(password: bytes, passwords: Iterable[str]) -> bool:
