@@ -9,6 +9,7 @@ import os
 import ssl
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ PASSWORD = "pässword: with a colon"
 SALT = b"0123456789abcdef"
 WEAK = PasswordHash(10, 8, 1, SALT, PasswordHash(10, 8, 1, SALT, b"").digest_of(PASSWORD.encode(), 32))
 """Quick to check."""
+STRANGE = PasswordHash(10, 8, 1, SALT, b"0" * 32)
+"""Of a password that nobody knows."""
 
 
 def basic(name: str, password: str = PASSWORD, *, field: bytes = b"Authorization") -> bytes:
@@ -412,15 +415,48 @@ async def test_a_hash_is_worked_out_once_for_all_who_come_at_once(monkeypatch: p
         assert (await got(s, basic("nobody"))).status == 401  # takes as long as a wrong password
         assert len(hashed) == 3
         s.swap(callers=(by_hash(),))
-        assert (await got(s, basic("app"))).status == 200  # a reload believes nothing
+        assert (await got(s, basic("app"))).status == 200  # a login that stays is not looked into anew
+        assert len(hashed) == 3
+        other = Login(username="app", hashes=(STRANGE,))
+        s.swap(callers=(Caller(name="app", login=other),))
+        assert (await got(s, basic("app"))).status == 401  # with another hash nothing of it counts
         assert len(hashed) == 4
         s.swap(callers=(by_hash("new"),))
         assert (await got(s, basic("app"))).status == 401
 
 
-async def test_a_flood_of_wrong_passwords_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is known is not held up; others learn that they must come again."""
-    monkeypatch.setattr(register, "HASHING_QUEUE", 4)
+@pytest.mark.parametrize("flooded", ["app", "nobody-{number}"])
+async def test_a_flood_of_wrong_passwords_holds_up_its_own_name_alone(
+    flooded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names that are nobody's count as one; a caller that nobody has seen before comes in beside either."""
+    free = threading.Event()
+    matches = PasswordHash.matches
+
+    def slow(self: PasswordHash, password: bytes) -> bool:
+        free.wait(10)
+        return matches(self, password)
+
+    monkeypatch.setattr(PasswordHash, "matches", slow)
+    async with stage(callers=(by_hash(), by_hash("other"))) as s:
+        flood = [
+            asyncio.create_task(got(s, basic(flooded.format(number=number), f"wrong-{number}")))
+            for number in range(80)
+        ]
+        late = 80 - register.HASHING_EACH
+        await until(lambda: sum(each.done() for each in flood) == late)
+        assert {each.result().code for each in flood if each.done()} == {"overloaded"}
+        right = asyncio.create_task(got(s, basic("other")))
+        await until(lambda: s.plane.gate.register.queued["other"] == 1)  # type: ignore[union-attr]
+        s.swap(callers=(by_hash(), by_hash("other")))  # a reload lets no second flood in
+        assert (await got(s, basic(flooded.format(number=99), "wrong"))).code == "overloaded"
+        free.set()
+        assert (await right).status == 200
+        assert {(await each).code for each in flood} == {"overloaded", "caller_unauthorized"}
+        assert not s.plane.gate.register.queued  # type: ignore[union-attr]
+
+
+async def test_who_is_known_is_not_held_up_by_a_flood() -> None:
     async with stage(callers=(by_hash(),)) as s:
         assert (await got(s, basic("app"))).status == 200
         known = await s.caller()

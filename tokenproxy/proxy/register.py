@@ -3,14 +3,17 @@ Who the callers of one configuration are, and how a connection or a request show
 
 What a connection proves (a certificate, the process at its other end) is looked at once; what a header proves is
 remembered by its hash. So a caller that is known costs one look into a dictionary, and one that is not holds up nobody
-else. A reload makes a new register: nothing that an earlier one believed counts after it.
+else. A reload makes a new register: of what an earlier one believed, only hashed passwords of logins that are the same
+count after it, so that nobody has to wait behind others for what was right a moment ago.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import os
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from hashlib import sha256
 from math import inf
@@ -32,10 +35,13 @@ BELIEVED: Final = 4096
 DOUBTED: Final = 1024
 DOUBTED_FOR: Final = 10.0
 """Seconds for which a password that was wrong is wrong without being hashed again."""
-HASHING: Final = 2
-"""Passwords hashed at once; each takes tens of milliseconds of a core, and up to 64 MiB."""
-HASHING_QUEUE: Final = 64
-"""How many may wait for it or be at it; a flood of wrong ones must not hold up who is right for long."""
+HASHING: Final = min(2, max(1, (os.cpu_count() or 1) - 1))
+"""Passwords hashed at once; each takes tens of milliseconds of a core, of which one is for requests, and up to 64 MiB."""
+HASHING_EACH: Final = 4
+"""
+How many of one user name may wait for it or be at it, and of all names that are nobody's together: a flood of wrong ones
+holds up the caller alone whose name it has.
+"""
 TOKEN_FOR: Final = 300.0
 """Seconds for which a token is believed without being read again, if it does not end before."""
 LONGEST_PASSWORD: Final = 1024
@@ -189,11 +195,14 @@ class Register:
             self._enter(member)
         self._by_connection = bool(self.ways & {CERTIFICATE, PEER})
         self._hashes = any(login.hashes for login, _ in self._logins.values())
-        self._believed: dict[bytes, Proof] = {}
+        self.believed: dict[bytes, Proof] = {}
         self._doubted: dict[bytes, float] = {}
         self._looked_into: dict[bytes, asyncio.Task[Proof]] = {}
-        self._hashing = asyncio.Semaphore(HASHING)
-        self._queued = 0
+        self.hashing = asyncio.Semaphore(HASHING) if earlier is None else earlier.hashing
+        self.queued: Counter[str | None] = Counter() if earlier is None else earlier.queued
+        """By user name; None: those that are nobody's."""
+        if earlier is not None:
+            self._take_over(earlier.believed)
 
     def who(
         self, side: CallerSide | None, ways: Collection[str] | None, shown: Shown, proof: Proof | None
@@ -234,6 +243,16 @@ class Register:
             self._groups |= dict.fromkeys(caller.peer.groups, proof)
         if caller.subject is not None:
             self._subjects.append(member)
+
+    def _take_over(self, believed: Mapping[bytes, Proof]) -> None:
+        """Passwords that were hashed for a login which is still the same, with all its hashes."""
+        for digest, proof in believed.items():
+            login = proof.member.caller.login if proof.way == BASIC and proof.member is not None else None
+            if login is None:
+                continue
+            same, mine = self._logins.get(login.username.encode(), (None, None))
+            if mine is not None and same == login:
+                self.believed[digest] = mine
 
     def _of_connection(self, side: CallerSide) -> tuple[Proof, ...]:
         seen = side.proofs
@@ -282,11 +301,11 @@ class Register:
         self, side: CallerSide | None, ways: Collection[str] | None, shown: Shown, token: bytes
     ) -> Proof:
         digest = _credential_digest(b"bearer", token, proxied=shown.proxied)
-        found = self._believed.get(digest)
+        found = self.believed.get(digest)
         if found is not None:
             if found.until > self._monotonic():
                 return found
-            del self._believed[digest]
+            del self.believed[digest]
         raise UnprovenError(lambda: self._joined(digest, self._read(side, ways, shown, token)))
 
     def _takes(self, ways: Collection[str] | None, *wanted: str) -> bool:
@@ -321,7 +340,7 @@ class Register:
         detail = f"a wrong password of the caller {who}" if who else "a user name that is nobody's"
         if self._hashes and (login is None or login.hashes) and len(password) <= LONGEST_PASSWORD:
             digest = _credential_digest(b"basic", name + b":" + password, proxied=shown.proxied)
-            found = self._believed.get(digest)
+            found = self.believed.get(digest)
             if found is not None:
                 return found
             if self._doubted.get(digest, 0.0) > self._monotonic():
@@ -358,20 +377,23 @@ class Register:
         digest: bytes,
         refusal: Callable[[], ProblemError],
     ) -> Proof:
-        if self._queued >= HASHING_QUEUE:
+        name = login.username if login is not None else None
+        if self.queued[name] >= HASHING_EACH:
             raise ProblemError(
                 "overloaded",
-                "Too many passwords are waiting to be checked.",
+                "Too many passwords of this user name are waiting to be checked.",
                 next_step="Send the request again later; a caller that is known is not held up by this.",
                 retry_after=1,
             )
         hashes = login.hashes if login is not None else (_NO_HASH,)
-        self._queued += 1
+        self.queued[name] += 1
         try:
-            async with self._hashing:
+            async with self.hashing:
                 right = await asyncio.to_thread(_matches, hashes, password)
         finally:
-            self._queued -= 1
+            self.queued[name] -= 1
+            if not self.queued[name]:
+                del self.queued[name]
         if right and proof is not None:
             return proof
         _make_room(self._doubted, DOUBTED)
@@ -405,8 +427,8 @@ class Register:
         raise self._refusal(side, ways, shown, "a token whose subject is nobody here")
 
     def _believe(self, digest: bytes, proof: Proof) -> None:
-        _make_room(self._believed, BELIEVED)
-        self._believed[digest] = proof
+        _make_room(self.believed, BELIEVED)
+        self.believed[digest] = proof
 
     def _refusal(
         self, side: CallerSide | None, ways: Collection[str] | None, shown: Shown, detail: str
