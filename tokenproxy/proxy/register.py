@@ -42,6 +42,8 @@ HASHING_EACH: Final = 4
 How many of one user name may wait for it or be at it, and of all names that are nobody's together: a flood of wrong ones
 holds up the caller alone whose name it has.
 """
+READING: Final = 256
+"""Tokens looked into at once: while an issuer hangs each of them waits for it, also when its request is gone."""
 TOKEN_FOR: Final = 300.0
 """Seconds for which a token is believed without being read again, if it does not end before."""
 LONGEST_PASSWORD: Final = 1024
@@ -198,9 +200,10 @@ class Register:
         self.believed: dict[bytes, Proof] = {}
         self._doubted: dict[bytes, float] = {}
         self._looked_into: dict[bytes, asyncio.Task[Proof]] = {}
-        self.hashing = asyncio.Semaphore(HASHING) if earlier is None else earlier.hashing
+        self.hashing: asyncio.Semaphore = asyncio.Semaphore(HASHING) if earlier is None else earlier.hashing
         self.queued: Counter[str | None] = Counter() if earlier is None else earlier.queued
         """By user name; None: those that are nobody's."""
+        self._reading = 0
         if earlier is not None:
             self._take_over(earlier.believed)
 
@@ -405,6 +408,14 @@ class Register:
     ) -> Proof:
         if self._tokens is None:
             raise self._refusal(side, ways, shown, "a token, and nobody here reads tokens")
+        if self._reading >= READING:
+            raise ProblemError(
+                "overloaded",
+                "Too many tokens of callers are waiting to be checked.",
+                next_step="Send the request again later; a caller that is known is not held up by this.",
+                retry_after=1,
+            )
+        self._reading += 1
         try:
             told = await self._tokens.read(token)
         except BadTokenError as bad:
@@ -420,6 +431,8 @@ class Register:
                 next_step="Nothing: it is tried again.",
                 retry_after=missing.retry_after,
             ) from None
+        finally:
+            self._reading -= 1
         for member in self._subjects:
             subject = member.caller.subject
             if subject is not None and subject.issuer == told.issuer and subject.means(told.claims):
