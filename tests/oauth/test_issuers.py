@@ -138,12 +138,42 @@ async def test_tokens_that_do_not_count() -> None:
         assert at.asked == {METADATA: 1, KEYS: 1}
 
 
-async def test_what_a_header_calls_critical_must_be_understood() -> None:
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"crit": ["exp"], "exp": 1},
+        {"crit": []},
+        {"b64": False},
+        {"b64": True},
+        {"crit": ["b64"], "b64": False},
+    ],
+)
+async def test_what_a_header_calls_critical_must_be_understood(header: dict[str, Any]) -> None:
     """RFC 7515 section 4.1.11: b64 would have the signature mean other bytes than those that are read."""
     async with house() as h:
-        head = {"alg": "RS256", "kid": "first", "crit": ["exp"], "exp": 1}
         _, body, signature = h.at.token().split(".")
-        assert "signature is wrong" in await h.refused(f"{part(head)}.{body}.{signature}")
+        head = part({"alg": "RS256", "kid": "first"} | header)
+        assert "not known here" in await h.refused(f"{head}.{body}.{signature}")
+
+
+async def test_a_good_token_has_one_spelling() -> None:
+    """No signature covers itself: other spellings of it would be further tokens to remember."""
+    async with house() as h:
+        token = h.at.token()
+        await h.read(token)
+        last = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+        other = token[:-1] + last[last.index(token[-1]) + 1]
+        for spelled in (other, f"{token[:-9]}!{token[-9:]}", f"{token}=", f"{token}=="):
+            assert "spelled wrongly" in await h.refused(spelled)
+
+
+async def test_what_cannot_count_has_no_keys_fetched() -> None:
+    async with house() as h:
+        await h.read(h.at.token())
+        await h.clock.advance(11)
+        for claims in ({"aud": "another"}, {"exp": 1}, {"nbf": int(h.at.now()) + 60}):
+            assert "does not have" not in await h.refused(h.at.token(header={"kid": "made-up"}, **claims))
+        assert h.at.asked[KEYS] == 1
 
 
 async def test_a_config_can_let_fewer_algorithms_count() -> None:
@@ -165,6 +195,10 @@ async def test_the_set_s_words_about_its_keys_are_heeded() -> None:
     rest = [
         {"kty": "RSA", "kid": "broken", "n": "!", "e": "AQAB"},
         {"kty": "oct", "kid": "oct", "k": "c2VjcmV0"},
+        {"kty": ["RSA"], "use": {}, "kid": 7},
+        {"kty": {}},
+        {"kty": "RSA", "n": 7, "e": []},
+        {"kty": "EC", "crv": ["P-256"], "x": 1},
         7,
     ]
     at.answer = json.dumps({"keys": [*public, *rest]}).encode()
@@ -316,6 +350,7 @@ async def test_a_reload_keeps_the_keys_of_those_that_stay() -> None:
         assert h.at.asked[KEYS] == 1
         h.issuers.configure([replace(h.config, audiences=("other",))])
         assert "audience" in await h.refused(h.at.token())
+        await h.read(h.at.token(aud="other"))
         assert h.at.asked[KEYS] == 2
         h.issuers.configure([])
         assert "not in the config" in await h.refused(h.at.token())

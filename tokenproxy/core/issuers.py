@@ -7,7 +7,7 @@ An issuer here is one that callers' tokens come from; the issuer of a provider's
 from __future__ import annotations
 
 import json
-from base64 import urlsafe_b64decode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -27,6 +27,7 @@ KEY_TYPES: Final[Mapping[str, str]] = {
 Algorithms that count -> the kind of key: those with two halves (RFC 7518 section 3.1, RFC 8037). With the others whoever
 can check a token could make one, and a public key could be taken for a secret (RFC 8725 section 2.1).
 """
+_KINDS: Final = frozenset(KEY_TYPES.values())
 _CURVES: Final[Mapping[str, str]] = {
     "ES256": "P-256",
     "ES384": "P-384",
@@ -78,15 +79,27 @@ def opened(token: bytes) -> Opened:
     if len(parts) != 3 or not all(parts):
         raise BadTokenError("it is no signed JWT")
     header, claims = _object(parts[0]), _object(parts[1])
+    if not _is_exact(parts[2]):
+        raise BadTokenError("its signature is spelled wrongly")
     algorithm, key_id, kind = header.get("alg"), header.get("kid"), header.get("typ", "")
     if not isinstance(algorithm, str) or not isinstance(key_id, str | None) or not isinstance(kind, str):
         raise BadTokenError("its header makes no sense")
+    if "crit" in header or "b64" in header:  # RFC 7515 section 4.1.11, RFC 7797: we understand none of these
+        raise BadTokenError("its header asks for what is not known here")
     if kind.lower() not in _TYPES:
         raise BadTokenError("it is a token for something else")
     issuer = claims.get("iss")
     if not isinstance(issuer, str):
         raise BadTokenError("it names no issuer")
     return Opened(algorithm, key_id, issuer, claims)
+
+
+def _is_exact(part: bytes) -> bool:
+    """Whether this is the one spelling (RFC 7515 section 2) of bytes that no signature covers: a token has one, not many."""
+    try:
+        return urlsafe_b64encode(urlsafe_b64decode(part + b"=" * (-len(part) % 4))).rstrip(b"=") == part
+    except ValueError:
+        return False
 
 
 def _object(part: bytes) -> dict[str, Any]:
@@ -101,7 +114,7 @@ def _object(part: bytes) -> dict[str, Any]:
 
 def seconds_left(claims: Mapping[str, Any], issuer: Issuer, now: float) -> float:
     """
-    Of a token whose signature is good: how long it still counts. ``now``: seconds since 1970.
+    How long a token still counts, if its signature is good. ``now``: seconds since 1970.
 
     Raises ``BadTokenError`` where it does not (RFC 7519 section 4.1, RFC 8725 section 3.9).
     """
@@ -141,7 +154,8 @@ def read_keys(body: bytes) -> tuple[Mapping[str, Any], ...]:
 
 def _signs(key: Mapping[str, Any]) -> bool:
     """A public key for signatures; secrets (``oct``) are none that a token of somebody else's is checked with."""
-    return key.get("kty") in {"RSA", "EC", "OKP"} and key.get("use", "sig") == "sig"
+    kind = key.get("kty")
+    return isinstance(kind, str) and kind in _KINDS and key.get("use", "sig") == "sig"
 
 
 def fitting(keys: Sequence[Mapping[str, Any]], algorithm: str, key_id: str | None) -> list[int]:

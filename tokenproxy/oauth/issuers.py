@@ -117,13 +117,18 @@ class Issuers:
             raise BadTokenError("its issuer is not in the config")
         if told.algorithm not in known.issuer.algorithms:  # "none" and secrets among them
             raise BadTokenError("its algorithm does not count")
+        self._left(
+            known, told
+        )  # before the signature: one that could not count costs no work, and no fetch of keys
         for key in await self._keys(known, told):
             if _signed(token, key, told.algorithm):
-                left = seconds_left(told.claims, known.issuer, self._clock.now().timestamp())
-                return Told(known.issuer.name, told.claims, left)
+                return Told(known.issuer.name, told.claims, self._left(known, told))
         raise BadTokenError("its signature is wrong")
 
     # inside
+
+    def _left(self, known: _Known, told: Opened) -> float:
+        return seconds_left(told.claims, known.issuer, self._clock.now().timestamp())
 
     async def _keys(self, known: _Known, told: Opened) -> list[Any]:
         """Those that may have signed it; waits for a fetch only where there is none."""
@@ -253,7 +258,6 @@ def _key(described: Mapping[str, Any]) -> Any:
 
 
 def _signed(token: bytes, key: Any, algorithm: str) -> bool:
-    """What the header calls critical must be understood (RFC 7515 section 4.1.11): nothing is."""
     from joserfc import jws
     from joserfc.errors import JoseError
 
