@@ -64,12 +64,37 @@ def test_a_bucket_whose_limits_change_forgets_nothing() -> None:
 
 def test_whose_a_token_is() -> None:
     subject = Subject(issuer="cluster", subjects=frozenset({"ns:books:*", "exact"}), claims={"azp": "app"})
-    assert subject.means({"sub": "ns:books:job", "azp": "app"})
-    assert subject.means({"sub": "exact", "azp": ["other", "app"]})
-    assert not subject.means({"sub": "exactly", "azp": "app"})
-    assert not subject.means({"sub": "exact"})
-    assert not subject.means({"sub": ["exact"], "azp": "app"})
-    assert Subject(issuer="cluster", claims={"azp": "app"}).means({"azp": "app"})
+    assert subject.closeness({"sub": "ns:books:job", "azp": "app"})
+    assert subject.closeness({"sub": "exact", "azp": ["other", "app"]})
+    assert not subject.closeness({"sub": "exactly", "azp": "app"})
+    assert not subject.closeness({"sub": "exact"})
+    assert not subject.closeness({"sub": ["exact"], "azp": "app"})
+    assert Subject(issuer="cluster", claims={"azp": "app"}).closeness({"azp": "app"})
+
+
+def test_whose_a_token_is_most_closely() -> None:
+    """A whole text before the longest star, that before claims alone; a bare star says nothing."""
+
+    def close(*subjects: str, **claims: str) -> tuple[bool, int, int]:
+        subject = Subject(issuer="cluster", subjects=frozenset(subjects), claims=claims)
+        found = subject.closeness({"sub": "ns:books:job", "azp": "app", "team": "b"})
+        assert found is not None
+        return found
+
+    growing = [
+        close("*"),
+        close(azp="app"),
+        close(azp="app", team="b"),
+        close("ns:*", "other"),
+        close("ns:*", azp="app"),
+        close("ns:books:*", "*"),
+        close("ns:books:job*"),
+        close("ns:books:job", "*"),
+        close("ns:books:job", azp="app"),
+    ]
+    assert growing == sorted(growing)
+    assert len(set(growing)) == len(growing)
+    assert close("*", azp="app") == close(azp="app")
 
 
 def test_a_caller_s_ways_and_secrets() -> None:

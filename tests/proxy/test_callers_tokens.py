@@ -80,6 +80,34 @@ async def test_whose_token_it_is() -> None:
         assert s.upstream.seen[-1].values(b"authorization") == [b"Bearer for-the-upstream"]
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+async def test_overlapping_subjects_mean_the_same_in_any_order(*, backwards: bool) -> None:
+    """The closest description counts, then the name: not which table is written first."""
+    callers = [
+        by_token("everybody", "*"),
+        by_token("cluster", "system:*"),
+        by_token("books", "system:serviceaccount:books:*"),
+        by_token("exact", SUBJECT),
+        by_token("a-robot", "*", azp="robot"),
+        by_token("b-team", "*", team="b"),
+    ]
+    if backwards:
+        callers.reverse()
+    async with with_issuer(*callers) as (s, at):
+        told: list[tuple[dict[str, Any], str]] = [
+            ({}, "exact"),
+            ({"azp": "robot"}, "exact"),
+            ({"sub": "system:serviceaccount:books:job"}, "books"),
+            ({"sub": "system:node"}, "cluster"),
+            ({"sub": "somebody"}, "everybody"),
+            ({"sub": "somebody", "azp": "robot", "team": "b"}, "a-robot"),
+            ({"sub": "somebody", "team": "b"}, "b-team"),
+        ]
+        for claims, name in told:
+            assert (await got(s, bearer(at.token(**claims)))).status == 200
+            assert s.logged[-1].caller == name
+
+
 async def test_what_is_refused_and_how() -> None:
     async with with_issuer(by_token()) as (s, at):
         answer = await got(s)

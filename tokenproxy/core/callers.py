@@ -67,15 +67,25 @@ class Subject:
     claims: Mapping[str, str] = field(default_factory=dict)
     """Each is this text, or a list that holds it."""
 
-    def means(self, claims: Mapping[str, object]) -> bool:
-        sub = claims.get("sub")
-        named = not self.subjects or (isinstance(sub, str) and self._names(sub))
-        return named and all(_says(claims.get(name), text) for name, text in self.claims.items())
+    def closeness(self, claims: Mapping[str, object]) -> tuple[bool, int, int] | None:
+        """
+        How closely this describes whose token it is, None where it does not; of several the greatest is meant.
 
-    def _names(self, sub: str) -> bool:
-        return sub in self.subjects or any(
-            each[-1:] == "*" and sub.startswith(each[:-1]) for each in self.subjects
-        )
+        A whole ``sub`` is closer than the longest beginning, a beginning closer than ``claims`` alone or a bare star, and then
+        more claims are closer than fewer.
+        """
+        if not all(_says(claims.get(name), text) for name, text in self.claims.items()):
+            return None
+        named = self._named(claims.get("sub")) if self.subjects else (False, 0)
+        return (*named, len(self.claims)) if named is not None else None
+
+    def _named(self, sub: object) -> tuple[bool, int] | None:
+        if not isinstance(sub, str):
+            return None
+        if sub in self.subjects:
+            return True, len(sub)
+        begun = [each for each in self.subjects if each[-1:] == "*" and sub.startswith(each[:-1])]
+        return (False, max(map(len, begun)) - 1) if begun else None
 
 
 def _says(value: object, text: str) -> bool:

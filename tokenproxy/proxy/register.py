@@ -19,8 +19,19 @@ from hashlib import sha256
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from tokenproxy.core.callers import BASIC, CERTIFICATE, JWT, KEY, PEER, Bucket, Caller, Login, ways_in_use
-from tokenproxy.core.interfaces import BadTokenError, NoKeysError, TokenReader
+from tokenproxy.core.callers import (
+    BASIC,
+    CERTIFICATE,
+    JWT,
+    KEY,
+    PEER,
+    Bucket,
+    Caller,
+    Login,
+    Subject,
+    ways_in_use,
+)
+from tokenproxy.core.interfaces import BadTokenError, NoKeysError, TokenReader, Told
 from tokenproxy.core.passwords import PasswordHash
 from tokenproxy.proxy.lane import Lane, LaneError, Turns
 from tokenproxy.proxy.peers import certificate_names, process_of
@@ -192,8 +203,10 @@ class Register:
         self._certificates: dict[tuple[str, str], Proof] = {}
         self._users: dict[int, Proof] = {}
         self._groups: dict[int, Proof] = {}
-        self._subjects: list[Member] = []
-        for member in self.members.values():
+        self._subjects: list[tuple[Member, Subject]] = []
+        for _, member in sorted(
+            self.members.items()
+        ):  # what a config means depends on no order of its tables
             self._enter(member)
         self._by_connection = bool(self.ways & {CERTIFICATE, PEER})
         self._hashes = any(login.hashes for login, _ in self._logins.values())
@@ -245,7 +258,7 @@ class Register:
             self._users |= dict.fromkeys(caller.peer.users, proof)
             self._groups |= dict.fromkeys(caller.peer.groups, proof)
         if caller.subject is not None:
-            self._subjects.append(member)
+            self._subjects.append((member, caller.subject))
 
     def _take_over(self, believed: Mapping[bytes, Proof]) -> None:
         """Passwords that were hashed for a login which is still the same, with all its hashes."""
@@ -433,11 +446,19 @@ class Register:
             ) from None
         finally:
             self._reading -= 1
-        for member in self._subjects:
-            subject = member.caller.subject
-            if subject is not None and subject.issuer == told.issuer and subject.means(told.claims):
-                return Proof(self, JWT, member, self._monotonic() + min(told.seconds_left, TOKEN_FOR))
-        raise self._refusal(side, ways, shown, "a token whose subject is nobody here")
+        member = self._meant(told)
+        if member is None:
+            raise self._refusal(side, ways, shown, "a token whose subject is nobody here")
+        return Proof(self, JWT, member, self._monotonic() + min(told.seconds_left, TOKEN_FOR))
+
+    def _meant(self, told: Told) -> Member | None:
+        """Whom a token describes most closely; of several that it describes as closely, the first by name."""
+        found, closest = None, (False, -1, -1)
+        for member, subject in self._subjects:
+            close = subject.closeness(told.claims) if subject.issuer == told.issuer else None
+            if close is not None and close > closest:
+                found, closest = member, close
+        return found
 
     def _believe(self, digest: bytes, proof: Proof) -> None:
         _make_room(self.believed, BELIEVED)
