@@ -131,19 +131,9 @@ class Door:
         next_page = our_page(form.get("next", "/"))
         if not gate_.may_sign_in(request):
             return await self._ask(request, next_page=next_page, status=403)
-        wait = gate_.tries.wait(peer)
-        if wait:
-            said = f"Too many wrong tokens: try again in {wait} s."
-            answer = await self._ask(request, next_page=next_page, status=429, trouble=said)
-            answer.headers["Retry-After"] = str(wait)
-            return answer
         session = gate_.sessions.begin(form.get("token", "").strip())
         if session is None:
-            gate_.tries.failed(peer)
-            event(_log, "sign_in_refused", peer=request.remote)
-            return await self._ask(
-                request, next_page=next_page, status=403, trouble="This is not the admin token."
-            )
+            return await self._refused(request, peer, next_page)
         gate_.tries.succeeded(peer)
         before = gate_.session(request)
         if before is not None:
@@ -153,6 +143,21 @@ class Door:
         answer = go(next_page)
         gate_.admit(request, answer, session)
         return answer
+
+    async def _refused(self, request: web.Request, peer: str, next_page: str) -> web.StreamResponse:
+        """A wrong token; one that comes too early is not counted, so that the wait has an end."""
+        tries = self._gate.tries
+        wait = tries.wait(peer)
+        if wait:
+            said = f"Too many wrong tokens: try again in {wait} s."
+            answer = await self._ask(request, next_page=next_page, status=429, trouble=said)
+            answer.headers["Retry-After"] = str(wait)
+            return answer
+        tries.failed(peer)
+        event(_log, "sign_in_refused", peer=request.remote)
+        return await self._ask(
+            request, next_page=next_page, status=403, trouble="This is not the admin token."
+        )
 
     async def _sign_out(self, _: web.Request, session: Session, __: Mapping[str, str]) -> web.StreamResponse:
         self._gate.sessions.end(session)

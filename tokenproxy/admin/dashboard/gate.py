@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Network, ip_address
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -84,9 +85,17 @@ class Gate:
 
 
 def peer_of(request: web.Request) -> str:
-    """Whose tries are counted together; of an IPv6 address the network, which is what one person has."""
-    address = request.remote or ""
-    return ":".join(address.split(":")[:4]) if ":" in address else address
+    """Whose tries are counted together: an address, of IPv6 the /64 network, which is what one person has."""
+    said = request.remote or ""
+    try:
+        address = ip_address(said)
+    except ValueError:
+        return said
+    if isinstance(address, IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Network((int(address), 64), strict=False))
 
 
 async def form_of(request: web.Request) -> Mapping[str, str]:

@@ -100,7 +100,12 @@ class Sessions:
 
 
 class Tries:
-    """How often somebody may be wrong: a few times at once, then one every few seconds."""
+    """
+    How often somebody may be wrong: a few times at once, then one every few seconds.
+
+    Who is right is let in all the same: others behind the same address (a front, a network) must not be able to keep the
+    operator out. A token has 16 characters at least and our own 256 bits: guessing leads nowhere, at any speed.
+    """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
@@ -108,7 +113,7 @@ class Tries:
         """Peer -> when all of its tries are forgotten."""
 
     def wait(self, peer: str) -> int:
-        """Seconds until this peer may try; 0: now."""
+        """Seconds until this peer may be wrong again; 0: now."""
         owed = self._free_at.get(peer, 0.0) - self._monotonic()
         return max(0, math.ceil(owed - (TRIES - 1) * TRY_AGAIN))
 
