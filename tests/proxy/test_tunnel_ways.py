@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import shutil
+import socket
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ import aiohttp
 import pytest
 import trustme
 
-from tests.proxy.actors import Line, Stage, dead, ok, route_to, stage, until
+from tests.proxy.actors import Caller, Line, Stage, dead, ok, route_to, stage, until
 from tests.proxy.test_allow import only
 from tests.proxy.test_doors import certificate, change, secure_caller, trusting
 from tests.proxy.test_outgoing import behind, server
@@ -195,6 +196,76 @@ async def test_an_upstream_that_ends_towards_a_caller_over_tls(authority: trustm
         await caller.send(asking())
         assert (await caller.head()).status == 101
         assert await caller.rest() == PIECE * 8
+        await until(lambda: not s.plane.tunnels)
+
+
+@pytest.mark.parametrize("over", ["plain", "tls"])
+@pytest.mark.parametrize("when", ["with the 101", "with data", "behind data", "behind much"])
+@pytest.mark.parametrize("end", ["goodbye", "fin"])
+async def test_a_cut_upstream_behind_tls_is_no_end(
+    authority: trustme.CA, ca_file: str, tmp_path: Path, over: str, when: str, end: str
+) -> None:
+    """RFC 8446 section 6.1: a mere FIN may be anybody's on the way. What came before it is given, and then a reset."""
+    data = PIECE * 64 if when == "behind much" else b"bye"
+    stop = asyncio.Event()
+
+    async def script(line: Line) -> None:
+        if when == "with the 101":
+            await line.send(switch() + data)
+        else:
+            await line.send(switch())
+            assert await line.reader.readexactly(2) == b"go"
+            await line.send(data)
+        if when == "behind data":
+            await stop.wait()
+        if end == "goodbye":
+            line.close()
+        else:
+            line.writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
+        await line.reader.read()
+
+    listen = Listen(address="127.0.0.1:0")
+    if over == "tls":
+        listen = Listen(address="127.0.0.1:0", tls=certificate(authority, tmp_path))
+    route = {**LETS, "scheme": "https", "to": "localhost", "tls": TLSFiles(ca_file=ca_file)}
+    async with stage(script, upstream_how={"ssl": server(authority, "localhost")}, route=route) as s:
+        address = await s.plane.listen(listen)
+        caller = await (
+            secure_caller(s, address, trusting(authority)) if over == "tls" else Caller.connect(address)
+        )
+        s.callers.append(caller)
+        await caller.send(asking())
+        assert (await caller.head()).status == 101
+        if when != "with the 101":
+            await caller.send(b"go")
+        got = b""
+        try:
+            while piece := await caller.reader.read(65536):
+                got += piece
+                if len(got) >= len(data):
+                    stop.set()
+        except ConnectionError:
+            seen = "reset"
+            got += bytes(caller.reader._buffer)  # type: ignore[attr-defined]
+        else:
+            seen = "end"
+        assert seen == ("end" if end == "goodbye" else "reset")
+        if end == "goodbye" or when != "behind much":  # what the kernel still held goes with a reset
+            assert got == data
+        else:
+            assert data.startswith(got)
+        await until(lambda: not s.plane.tunnels)
+
+
+async def test_a_caller_that_ends_is_no_cut_upstream(authority: trustme.CA, ca_file: str) -> None:
+    """We close towards the upstream ourselves, and wait for no goodbye of its."""
+    route = {**LETS, "scheme": "https", "to": "localhost", "tls": TLSFiles(ca_file=ca_file)}
+    async with stage(echo, upstream_how={"ssl": server(authority, "localhost")}, route=route) as s:
+        caller = await opened(s)
+        await caller.send(b"hello")
+        assert await caller.reader.readexactly(5) == b"hello"
+        caller.writer.write_eof()
+        assert await caller.reader.read() == b""
         await until(lambda: not s.plane.tunnels)
 
 

@@ -76,7 +76,7 @@ class Fresh(Side):
 class End(Side):
     """One of a tunnel's two connections: what it receives, the other one sends; what the other cannot send, waits here."""
 
-    __slots__ = ("ended", "other", "tunnel")
+    __slots__ = ("breaking", "closed", "ended", "other", "tunnel")
 
     other: End
 
@@ -90,6 +90,10 @@ class End(Side):
         self.writing_paused = side.writing_paused
         self.ended = ended
         """The peer has said that nothing more comes."""
+        self.closed = False
+        """We have closed it."""
+        self.breaking = False
+        """To be reset as soon as what is still to be sent has gone."""
         self.transport.set_protocol(self)
         self.watch()
 
@@ -107,6 +111,8 @@ class End(Side):
         TLS knows no half that is closed, and there it ends both.
         """
         self.ended = True
+        if self.cut_short:
+            return False  # ``lost`` follows
         other = self.other
         halves = self.transport.can_write_eof() and other.transport.can_write_eof()
         self.tunnel.ending()
@@ -117,10 +123,33 @@ class End(Side):
             other.transport.write_eof()
         return True
 
+    @property
+    def cut_short(self) -> bool:
+        """
+        That it ended and the peer has not said so: over TLS, whoever can cut the line can also send a FIN, and only the
+        closure alert tells that nothing is missing (RFC 8446 section 6.1).
+        """
+        return not self.closed and not self.transport.get_extra_info("goodbye", True)
+
     def finish(self) -> None:
         """Close behind what is still to be sent."""
+        self.closed = True
         if self.connected:
             self.transport.close()
+
+    def break_off(self) -> None:
+        """Reset behind what is still to be sent: what came before a cut is given, and nobody takes it for all."""
+        if not self.connected or self.transport.is_closing():
+            return
+        if self.transport.get_write_buffer_size():
+            self.breaking = True
+            self.transport.set_write_buffer_limits(high=0)
+        else:
+            self.loop.call_soon(self._broken)  # TLS does not tell of all that waits, and uvloop writes last
+
+    def _broken(self) -> None:
+        if self.connected:
+            self.reset()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -132,7 +161,10 @@ class End(Side):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self.other.resume_reading()
+        if self.breaking:
+            self.loop.call_soon(self._broken)  # a transport that has just written is not ready for it
+        else:
+            self.other.resume_reading()
 
     def pause_reading(self) -> None:
         if self._reads:
@@ -194,7 +226,7 @@ class Tunnel:
             self.up.send(early_up)
         for end in (self.down, self.up):
             if not end.connected:
-                end.other.finish()
+                self._ended(end)
             elif end.writing_paused:
                 end.other.pause_reading()
             else:
@@ -224,7 +256,13 @@ class Tunnel:
             other.reset()
         else:
             self.ending()
-            other.finish()
+            self._ended(end)
+
+    def _ended(self, end: End) -> None:
+        if end.cut_short:
+            end.other.break_off()
+        else:
+            end.other.finish()
 
     def sweep(self, now: float) -> None:
         if self._moved:
