@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import shutil
+import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -419,7 +420,8 @@ async def openssl(tmp_path: Path, *words: str) -> AsyncIterator[tuple[int, async
         await server.stdout.readuntil(b"ACCEPT\n")
         yield port, server
     finally:
-        server.kill()
+        with contextlib.suppress(ProcessLookupError):
+            server.kill()
         await server.communicate()
 
 
@@ -488,3 +490,42 @@ async def test_a_peer_that_negotiates_anew(tmp_path: Path) -> None:
             server.stdin.write(b"answer\n")
             await until(lambda: above.data == b"answer\n" * round_number)  # noqa: B023 - awaited at once
         assert above.lost == []
+
+
+@WITH_OPENSSL
+@pytest.mark.parametrize("answers", [True, False], ids=["answers", "hangs"])
+async def test_a_close_while_a_peer_negotiates_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, answers: bool
+) -> None:
+    """What waits for the peer goes first, and nothing more is taken or given; a peer that hangs is not waited for."""
+    monkeypatch.setattr(secure, "LAST_WORDS", PATIENCE if answers else 0.1)
+    async with asyncio.timeout(PATIENCE), openssl(tmp_path, "-tls1_2") as (port, server):
+        assert server.stdin is not None
+        assert server.stdout is not None
+        above = await connect(port)
+        above.transport.write(b"before\n")
+        await server.stdout.readuntil(b"before\n")
+        transport = above.transport
+        assert isinstance(transport, SecureTransport)
+        below = transport._send
+
+        def send(data: bytes) -> None:
+            transport._send = below
+            if not answers:
+                server.send_signal(signal.SIGSTOP)
+            below(data)  # our part of the new handshake
+            transport.write(b"last words\n")
+            transport.pause_reading()
+            transport.close()
+            assert transport.is_closing()
+            transport.write(b"too late\n")
+            transport.close()
+
+        transport._send = send
+        server.stdin.write(b"r\n")
+        await until(lambda: above.lost)
+        assert (above.told, above.lost, above.data) == (["made", "lost"], [None], b"")
+        if answers:
+            heard = await server.stdout.readuntil(b"last words\n")
+            server.kill()
+            assert b"too late" not in heard + await server.stdout.read()

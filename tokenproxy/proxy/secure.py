@@ -16,6 +16,8 @@ from typing import Any, Final, TypeVar, cast
 
 RECORD: Final = 16 * 1024
 """The most that a record holds (RFC 8446 section 5.1), and so what a read gives at once."""
+LAST_WORDS: Final = 5.0
+"""Seconds in which a peer that negotiates anew must let through what was written before a close."""
 
 Kind = TypeVar("Kind", bound=asyncio.Protocol)
 
@@ -38,6 +40,7 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         "_goodbye",
         "_handshake",
         "_incoming",
+        "_leaving",
         "_outgoing",
         "_protocol",
         "_send",
@@ -61,6 +64,8 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         """What OpenSSL takes only when the peer has answered: TLS 1.2 lets it negotiate anew at any time."""
         self._goodbye = False
         self._closing = False
+        self._leaving: asyncio.TimerHandle | None = None
+        """Closed but for what waits; when it has gone, or the time is over, the rest follows."""
         self._failure: Exception | None = None
         self.set_protocol(protocol)
 
@@ -95,7 +100,8 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         if self._closing or not data:
             return
         if self._waiting:
-            self._waiting.append(bytes(data))
+            if self._leaving is None:
+                self._waiting.append(bytes(data))
             return
         try:
             self._encrypt(data)
@@ -112,10 +118,22 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         return False
 
     def is_closing(self) -> bool:
-        return self._closing or self._transport.is_closing()
+        return self._closing or self._leaving is not None or self._transport.is_closing()
 
     def close(self) -> None:
-        """Say goodbye behind what was written; the peer's is not waited for (RFC 8446 section 6.1)."""
+        """
+        Say goodbye behind what was written; the peer's is not waited for (RFC 8446 section 6.1). What waits for the peer
+        goes first, if that answers within ``LAST_WORDS``.
+        """
+        if self._closing or self._leaving is not None:
+            return
+        if self._waiting:
+            self._leaving = asyncio.get_running_loop().call_later(LAST_WORDS, self._leave)
+            self.resume_reading()  # its answer
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
         if self._closing:
             return
         self._closing = True
@@ -168,11 +186,13 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The transport below closes itself."""
-        if self._handshake is None and not self._closing:
+        if self._handshake is None and not self._closing and self._leaving is None:
             self._protocol.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
+        if self._leaving is not None:
+            self._leaving.cancel()
         protocol = self._protocol
         self.set_protocol(
             asyncio.Protocol()
@@ -223,7 +243,7 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
         if self._incoming.pending and not self._goodbye and self._failure is None:
             plain = self._records(plain)
         self._flush()
-        if plain:
+        if plain and self._leaving is None:
             self._deliver(plain)
         if self._closing:
             return
@@ -231,9 +251,11 @@ class SecureTransport(asyncio.Transport, asyncio.Protocol):
             self._fail(self._failure)
             return
         waiting, self._waiting = self._waiting, []
-        for data in waiting:
-            self.write(data)
-        if self._goodbye:
+        self.write(b"".join(waiting))
+        if self._leaving is not None:
+            if self._goodbye or not self._waiting:
+                self._leave()
+        elif self._goodbye:
             self._protocol.eof_received()
             self.close()
 
