@@ -19,7 +19,7 @@ from joserfc.jwk import RSAKey
 
 from tests.simulators import FakeClock
 from tests.simulators.issuer import AUDIENCE, SUBJECT, IssuerSimulator, new_key, part
-from tokenproxy.core.interfaces import BadTokenError, NoKeysError
+from tokenproxy.core.interfaces import BadTokenError, CrowdedError, NoKeysError
 from tokenproxy.core.issuers import KEY_TYPES, Issuer
 from tokenproxy.core.outgoing import Way
 from tokenproxy.core.settings import TLSFiles
@@ -242,6 +242,37 @@ async def test_keys_are_fetched_anew_beside_requests() -> None:
         with pytest.raises(NoKeysError) as missing:  # a day without its keys is enough
             await h.read(lasting)
         assert 1 <= missing.value.retry_after <= 10
+
+
+async def test_made_up_keys_keep_nobody_out_whose_key_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While an issuer hangs: so many wait for it, not all of them for one name, and the others wait for nothing."""
+    monkeypatch.setattr("tokenproxy.oauth.issuers.WAITING", 5)
+    monkeypatch.setattr("tokenproxy.oauth.issuers.WAITING_EACH", 3)
+    async with house() as h:
+        await h.read(h.at.token())
+        await h.clock.advance(11)
+        h.at.free.clear()
+
+        def made_up(kid: str | None, number: int) -> str:
+            return h.at.token(header={"kid": kid}, jti=f"{kid} {number}")
+
+        waiting = [asyncio.create_task(h.refused(made_up("flood", number))) for number in range(3)]
+        await h.at.changes.until(lambda: h.at.asked[METADATA] == 2, what="a fetch")
+        with pytest.raises(CrowdedError) as crowded:
+            await h.read(made_up("flood", 3))
+        assert crowded.value.retry_after == 1
+        waiting += [asyncio.create_task(h.refused(made_up(kid, 0))) for kid in ("more", "yet more")]
+        await asyncio.sleep(0)
+        for token in (made_up("new", 0), made_up("flood", 4)):
+            with pytest.raises(CrowdedError):
+                await h.read(token)
+        for number in range(20):
+            await h.read(h.at.token(jti=f"good {number}"))
+            await h.read(made_up(None, number))  # it names none, and one of those that are here has signed it
+        h.at.free.set()
+        assert all("does not have" in told for told in await asyncio.gather(*waiting))
+        assert "does not have" in await h.refused(made_up("flood", 5))
+        assert h.at.asked[METADATA] == 2
 
 
 async def test_an_issuer_that_is_down_at_first(caplog: pytest.LogCaptureFixture) -> None:

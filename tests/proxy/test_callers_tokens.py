@@ -14,11 +14,9 @@ from tests.proxy.actors import Stage, WallClock, stage, until
 from tests.proxy.test_callers import by_key, with_key
 from tests.simulators.issuer import AUDIENCE, SUBJECT, IssuerSimulator
 from tokenproxy.core.callers import Caller, Subject
-from tokenproxy.core.interfaces import BadTokenError
 from tokenproxy.core.issuers import Issuer
 from tokenproxy.oauth.endpoint import Endpoint
 from tokenproxy.oauth.issuers import Issuers
-from tokenproxy.proxy import register
 from tokenproxy.proxy.tls import tls_context
 
 KEYS = "/openid/v1/jwks"
@@ -195,37 +193,26 @@ async def test_an_issuer_that_is_down() -> None:
 
 
 async def test_only_so_many_wait_for_an_issuer_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their requests may be gone and they still wait; who is known is not held up."""
-    monkeypatch.setattr(register, "READING", 2)
-    free = asyncio.Event()
-    waiting = 0
-
-    class Hanging(Issuers):
-        async def read(self, token: bytes) -> Any:
-            nonlocal waiting
-            waiting += 1
-            await free.wait()
-            raise BadTokenError("it is late")
-
-    endpoint = Endpoint(tls_context, timeout=5.0)
-    hanging = Hanging(endpoint.send, clock=WallClock())
-    async with stage(callers=(by_token(), by_key("key")), parts={"tokens": hanging}) as s:
-        for number in range(2):
+    """Their requests may be gone and they still wait; who is known, or has a key that is, is not held up."""
+    monkeypatch.setattr("tokenproxy.oauth.issuers.WAITING", 2)
+    monkeypatch.setattr("tokenproxy.oauth.issuers.APART", 0.0)
+    async with with_issuer(by_token(), by_key("key")) as (s, at):
+        assert (await got(s, bearer(at.token()))).status == 200
+        at.free.clear()
+        looked_into = s.plane.gate.register._looked_into  # type: ignore[union-attr]
+        for number, kid in enumerate(("one", "two"), start=1):
             client = await s.caller()
-            await client.send(
-                b"GET /books/x HTTP/1.1\r\nHost: localhost\r\n" + bearer(f"x{number}") + b"\r\n\r\n"
-            )
-            await until(lambda: waiting > number)  # noqa: B023 - waited for within its turn
+            fields = bearer(at.token(header={"kid": kid}))
+            await client.send(b"GET /books/x HTTP/1.1\r\nHost: localhost\r\n" + fields + b"\r\n\r\n")
+            await until(lambda: len(looked_into) == number)  # noqa: B023 - waited for within its turn
             client.cut()
-        await until(lambda: not s.plane.callers)
-        answer = await got(s, bearer("y"))
+        answer = await got(s, bearer(at.token(header={"kid": "three"})))
         assert (answer.status, answer.code, answer.values(b"retry-after")) == (503, "overloaded", [b"1"])
+        assert (await got(s, bearer(at.token(jti="another")))).status == 200
         assert (await got(s, with_key())).status == 200
-        free.set()
-        await until(lambda: s.plane.gate.register._reading == 0)  # type: ignore[union-attr]
-        assert (await got(s, bearer("y"))).status == 401
-        assert waiting == 3
-    await endpoint.close()
+        at.free.set()
+        await until(lambda: not looked_into)
+        assert (await got(s, bearer(at.token(header={"kid": "three"})))).status == 401
 
 
 async def test_tokens_of_callers_are_told_nowhere(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import warnings
@@ -49,6 +50,9 @@ class IssuerSimulator(Server):
         """In the place of the key set."""
         self.wants = ""
         """A token without which nothing is told."""
+        self.free = asyncio.Event()
+        """Not set: it hangs, whatever it is asked."""
+        self.free.set()
         self.now = time.time
 
     @property
@@ -59,6 +63,7 @@ class IssuerSimulator(Server):
         self.asked[request.path] += 1
         self.bearers.append(request.headers.get("Authorization", ""))
         self.changes.happened()
+        await self.free.wait()
         if self.status != 200:
             return web.Response(status=self.status)
         if self.wants and self.bearers[-1] != f"Bearer {self.wants}":

@@ -77,6 +77,10 @@ class NoKeysError(Exception):
         self.retry_after = retry_after
 
 
+class CrowdedError(NoKeysError):
+    """Too many tokens are waiting for these keys already."""
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """What a caller's token says, which its issuer has signed."""
@@ -92,7 +96,7 @@ class TokenReader(Protocol):
     """Reads callers' tokens; ``oauth.issuers.Issuers`` is the one."""
 
     async def read(self, token: bytes) -> Told:
-        """Check it in every respect (RFC 8725). Raises ``BadTokenError``, ``NoKeysError``."""
+        """Check it in every respect (RFC 8725). Raises ``BadTokenError``, ``NoKeysError``, ``CrowdedError``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@ Reads the tokens that callers prove themselves with, and has their issuers' keys
 
 Keys are fetched in the background: when an issuer is first heard of, then while its tokens come. A token that names a
 key which is not there makes for one fetch, at most every ten seconds, and it alone waits for it: an issuer that has
-gone over to another key is followed at once, and one that makes up names has us ask for nothing.
+gone over to another key is followed at once, and one that makes up names has us ask for nothing. Only so many tokens
+wait at once; those whose key is here wait for nothing, whatever others send.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import logging
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any, Final, Protocol
 
 from tokenproxy import log
 from tokenproxy.core.discovery import NoMetadataError, WrongMetadataError
-from tokenproxy.core.interfaces import BadTokenError, Clock, NoKeysError, TokenOrigins, Told
+from tokenproxy.core.interfaces import BadTokenError, Clock, CrowdedError, NoKeysError, TokenOrigins, Told
 from tokenproxy.core.issuers import (
     LARGEST_KEYS,
     Issuer,
@@ -48,6 +50,10 @@ KEPT: Final = 24 * 3600.0
 """Seconds for which keys count that cannot be fetched anew: an issuer that is down keeps nobody out for a day."""
 PATIENCE: Final = 5.0
 """Seconds for metadata and keys together."""
+WAITING: Final = 256
+"""Tokens that wait for one issuer's keys at once: while it hangs each of them does, also when its request is gone."""
+WAITING_EACH: Final = 128
+"""Of these, such as name the same key (or none): a flood with one name leaves room for the name of a new key."""
 _LEAST_BITS: Final = 2048
 """RFC 7518 section 3.3."""
 
@@ -77,6 +83,8 @@ class _Known:
     fetched_at: float = -math.inf
     tried_at: float = -math.inf
     fetching: asyncio.Task[None] | None = None
+    waiting: Counter[str | None] = field(default_factory=Counter)
+    """Tokens that wait for a fetch, by the key that they name."""
 
 
 class Issuers:
@@ -143,7 +151,7 @@ class Issuers:
         if not self._fetch_beside(known) and known.keys:
             raise BadTokenError("it is signed with a key that its issuer does not have")
         if known.fetching is not None:
-            await asyncio.wait([known.fetching], timeout=PATIENCE + 1)
+            await self._fetched(known, known.fetching, told.key_id)
         if not known.keys:
             wait = max(1.0, known.tried_at + APART - self._clock.monotonic())
             raise NoKeysError(f"the keys of the issuer {known.issuer.name} cannot be had", retry_after=wait)
@@ -151,6 +159,21 @@ class Issuers:
         if not found:
             raise BadTokenError("it is signed with a key that its issuer does not have")
         return found
+
+    @staticmethod
+    async def _fetched(known: _Known, fetching: asyncio.Task[None], key_id: str | None) -> None:
+        waiting = known.waiting
+        if waiting[key_id] >= WAITING_EACH or waiting.total() >= WAITING:
+            raise CrowdedError(
+                f"too many wait for the keys of the issuer {known.issuer.name}", retry_after=1.0
+            )
+        waiting[key_id] += 1
+        try:
+            await asyncio.wait([fetching], timeout=PATIENCE + 1)
+        finally:
+            waiting[key_id] -= 1
+            if not waiting[key_id]:
+                del waiting[key_id]
 
     @staticmethod
     def _fitting(known: _Known, told: Opened) -> list[Any]:

@@ -31,7 +31,7 @@ from tokenproxy.core.callers import (
     Subject,
     ways_in_use,
 )
-from tokenproxy.core.interfaces import BadTokenError, NoKeysError, TokenReader, Told
+from tokenproxy.core.interfaces import BadTokenError, CrowdedError, NoKeysError, TokenReader, Told
 from tokenproxy.core.passwords import PasswordHash
 from tokenproxy.proxy.lane import Lane, LaneError, Turns
 from tokenproxy.proxy.peers import certificate_names, process_of
@@ -53,8 +53,6 @@ HASHING_EACH: Final = 4
 How many of one user name may wait for it or be at it, and of all names that are nobody's together: a flood of wrong ones
 holds up the caller alone whose name it has.
 """
-READING: Final = 256
-"""Tokens looked into at once: while an issuer hangs each of them waits for it, also when its request is gone."""
 TOKEN_FOR: Final = 300.0
 """Seconds for which a token is believed without being read again, if it does not end before."""
 LONGEST_PASSWORD: Final = 1024
@@ -216,7 +214,6 @@ class Register:
         self.hashing: asyncio.Semaphore = asyncio.Semaphore(HASHING) if earlier is None else earlier.hashing
         self.queued: Counter[str | None] = Counter() if earlier is None else earlier.queued
         """By user name; None: those that are nobody's."""
-        self._reading = 0
         if earlier is not None:
             self._take_over(earlier.believed)
 
@@ -421,14 +418,6 @@ class Register:
     ) -> Proof:
         if self._tokens is None:
             raise self._refusal(side, ways, shown, "a token, and nobody here reads tokens")
-        if self._reading >= READING:
-            raise ProblemError(
-                "overloaded",
-                "Too many tokens of callers are waiting to be checked.",
-                next_step="Send the request again later; a caller that is known is not held up by this.",
-                retry_after=1,
-            )
-        self._reading += 1
         try:
             told = await self._tokens.read(token)
         except BadTokenError as bad:
@@ -437,6 +426,13 @@ class Register:
                 CHALLENGES[JWT], CHALLENGES[JWT] + b', error="invalid_token"'
             )
             raise problem from None
+        except CrowdedError as crowded:
+            raise ProblemError(
+                "overloaded",
+                f"Who the caller is cannot be told now: {crowded}.",
+                next_step="Send the request again later; tokens whose key is known are not held up by this.",
+                retry_after=crowded.retry_after,
+            ) from None
         except NoKeysError as missing:
             raise ProblemError(
                 "provider_unavailable",
@@ -444,8 +440,6 @@ class Register:
                 next_step="Nothing: it is tried again.",
                 retry_after=missing.retry_after,
             ) from None
-        finally:
-            self._reading -= 1
         member = self._meant(told)
         if member is None:
             raise self._refusal(side, ways, shown, "a token whose subject is nobody here")
