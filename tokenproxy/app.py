@@ -47,6 +47,7 @@ from tokenproxy.proxy import (
     Plane,
     Refusal,
     RequestLog,
+    ServerContext,
 )
 from tokenproxy.systemd import Notifier, take_sockets
 
@@ -92,6 +93,8 @@ class App:
         self._audit: AuditLog | None = None
         self._by_tcp: dict[str, Running] = {}
         """The admin side's listeners that may speak TLS."""
+        self._shown: dict[str, ServerContext | None] = {}
+        """What these make handshakes with."""
         self._changing = asyncio.Lock()
         self.ending = asyncio.Event()
         """Somebody asked for the end."""
@@ -270,7 +273,7 @@ class App:
                 log.event(_log, "listening", name=name, address=address)
 
     async def _admin_by_tcp(self, name: str, app: Application, said: Admin | MetricsListener) -> None:
-        context = parts.admin_contexts(self.config)[name]
+        context = self._shown[name] = parts.admin_contexts(self.config)[name]
         serving = serve_tcp(app, said.listen or "", key=f"{name}.listen", context=context)
         self._by_tcp[name] = await self._admin(name, serving)
 
@@ -430,9 +433,11 @@ class App:
             self.metrics.reloads["failed"] += 1
             log.event(_log, "config_reload_failed", detail=error.message)
             raise
-        for name, running in self._by_tcp.items():  # certificates as they lie there now; who is in stays in
-            if (context := contexts[name]) is not None:
-                running.show(context)
+        for name, running in self._by_tcp.items():  # certificates as they lie there now
+            before, context = self._shown[name], contexts[name]
+            if before is not None and context is not None:
+                running.show(context, anew=context.trusts != before.trusts)
+                self._shown[name] = context
         self._issuers.configure(new.issuers)
         change.leave()  # before a caller of a listener that is gone sends anything under the new rules
         restart = parts.restart_needed(self._begun_with, new)

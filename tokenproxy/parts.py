@@ -36,6 +36,7 @@ from tokenproxy.oauth.logins import LoginDesk
 from tokenproxy.oauth.source import Source
 from tokenproxy.proxy import (
     PlaneSettings,
+    ServerContext,
     server_context,
     tls_context,
 )
@@ -211,12 +212,12 @@ def plane_settings(config: Config) -> PlaneSettings:
     )
 
 
-def listener_context(tls: TLSFiles, where: str) -> ssl.SSLContext | None:
+def listener_context(tls: TLSFiles, where: str) -> ServerContext | None:
     """None: TLS is not spoken there. Raises ``TokenproxyError``."""
     return server_context(tls, where=where) if tls.cert_file else None
 
 
-def admin_contexts(config: Config) -> dict[str, ssl.SSLContext | None]:
+def admin_contexts(config: Config) -> dict[str, ServerContext | None]:
     """What the admin side's listeners show, by their tables. Raises ``TokenproxyError``."""
     return {
         name: listener_context(said.tls, name)

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 import trustme
+from aiohttp import web
 
 from tests.admin.program import TOKEN
 from tests.simulators import free_port, write_config
@@ -160,6 +161,45 @@ async def test_handshakes_that_never_end_are_bounded_in_number_and_time(
     await running.close()
 
 
+async def test_who_came_by_another_authority_leaves_after_the_call_under_way() -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def handle(request: web.Request) -> web.Response:
+        if request.path == "/slow":
+            asked.set()
+            await go.wait()
+        return web.Response(text=request.path)
+
+    app = web.Application()
+    app.router.add_get("/{where}", handle)
+    running = await serve_tcp(app, "127.0.0.1:0", key="admin.listen", context=showing(clients=OTHERS))
+    host, port = running.address.rsplit(":", 1)
+
+    async def connected() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(host, int(port), ssl=trusting(own=OTHERS))
+
+    (idle, idle_writer), (slow, slow_writer) = await connected(), await connected()
+    silent, silent_writer = await asyncio.open_connection(host, int(port))
+    idle_writer.write(b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await idle.readuntil(b"/a")).startswith(b"HTTP/1.1 200")
+    running.show(showing(clients=OTHERS))
+    idle_writer.write(b"GET /b HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await idle.readuntil(b"/b")).startswith(b"HTTP/1.1 200")
+    slow_writer.write(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n" + GET)
+    await asked.wait()
+
+    running.show(showing(clients=trustme.CA()), anew=True)
+
+    for reader in (idle, silent):
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+    go.set()
+    answers = await asyncio.wait_for(slow.read(), 5)
+    assert (answers.count(b"HTTP/1.1 "), answers[-5:]) == (1, b"/slow")
+    for writer in (idle_writer, slow_writer, silent_writer):
+        writer.close()
+    await running.close()
+
+
 async def test_a_port_in_use_is_one_sentence_with_tls_too(desk: Desk) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -228,6 +268,7 @@ async def test_serve_with_tls_from_healthcheck_to_a_renewed_certificate(tmp_path
                     async with aiohttp.ClientSession() as nobody:
                         await nobody.get(f"{url}/healthz", ssl=trusting())
 
+                open_still = await asyncio.open_connection("127.0.0.1", admin, ssl=trusting(own=OTHERS))
                 before = await serial(serve.addresses["admin"])
                 certificate(tmp_path)
                 config.write_text(f'{text}\n[metrics]\nlisten = "127.0.0.1:{metrics}"\n{files}')
@@ -242,6 +283,17 @@ async def test_serve_with_tls_from_healthcheck_to_a_renewed_certificate(tmp_path
                 assert "admin.cert_file" in err
                 async with session.get(f"{url}/healthz") as answer:
                     assert answer.status == 200
+                open_still[1].write(GET.replace(b"close", b"keep-alive"))
+                assert (await open_still[0].readuntil(b"ok\n")).startswith(b"HTTP/1.1 200")
+
+                certificate(tmp_path)
+                trustme.CA().cert_pem.write_to_path(str(tmp_path / "operators.pem"))
+                code, _, err = await command(config, "reload")
+                assert code == 0, err
+                assert await asyncio.wait_for(open_still[0].read(), 5) == b""
+                open_still[1].close()
+                with pytest.raises(aiohttp.ClientError):
+                    await session.get(f"{url}/healthz")
             assert await serve.stop() == 0
 
         certificate(tmp_path)

@@ -11,6 +11,7 @@ import socket
 import ssl
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,76 @@ async def test_a_renewed_certificate_is_shown_from_the_next_handshake_on(
         assert serial(third) == serial(after)
         for caller in (before, after, third):
             assert (await caller.get()).status == 200
+
+
+@pytest.mark.parametrize("what", ["replaced", "gone", "required", "begins"])
+async def test_other_authorities_count_for_connections_that_are_open_too(
+    authority: trustme.CA, tmp_path: Path, what: str
+) -> None:
+    """Who came by an earlier one leaves after the answer under way; what is in a handshake must begin anew."""
+    go, asked = asyncio.Event(), asyncio.Event()
+
+    async def script(line: Line) -> None:
+        if line.seen.target == b"/slow":
+            asked.set()
+            await go.wait()
+        await line.send(ok(b"hello"))
+
+    first, second = trustme.CA(), trustme.CA()
+    files = certificate(authority, tmp_path, clients=first)
+    if what == "begins":
+        files = replace(files, ca_file="")
+    before = Listen(address=ANY, tls=files, client_optional=what == "required")
+    one = first.issue_cert("app@example.com")
+    async with stage(script) as s:
+        address = await s.plane.listen(before)
+        idle, busy, halfway = [
+            await secure_caller(s, address, trusting(authority, own=one)) for _ in range(3)
+        ]
+        assert (await idle.get()).status == 200
+        assert await change(s, ANY, before) == [
+            s.address,
+            address,
+        ]  # other files of ours, the same authorities
+        assert (await idle.get()).status == 200
+        await halfway.send(GET[:20])
+        shaking = await caller_at(s, address)
+        await shaking.send(b"\x16\x03\x01\x02\x00\x01\x00")
+        await busy.send(GET.replace(b"/x", b"/slow") + GET)
+        await asked.wait()
+
+        after = certificate(authority, tmp_path, clients=first if what == "required" else second)
+        if what == "gone":
+            after = replace(after, ca_file="")
+        assert await change(s, ANY, Listen(address=ANY, tls=after)) == [s.address, address]
+        for caller in (idle, halfway, shaking):
+            assert await caller.rest() == b""
+        go.set()
+        assert (await busy.answer()).body == b"hello"
+        assert await busy.rest() == b""
+        assert [each.target for each in s.upstream.seen] == [b"/x", b"/x", b"/slow"]
+        own = (
+            None
+            if what == "gone"
+            else (first if what == "required" else second).issue_cert("app@example.com")
+        )
+        assert (await (await secure_caller(s, address, trusting(authority, own=own))).get()).status == 200
+        if what == "replaced":
+            with pytest.raises((OSError, asyncio.IncompleteReadError)):
+                await (await secure_caller(s, address, trusting(authority, own=one))).get()
+        assert (await (await s.caller()).get()).status == 200
+
+
+async def test_authorities_that_begin_to_count_with_tls(authority: trustme.CA, tmp_path: Path) -> None:
+    """A port that spoke plain HTTP a moment ago."""
+    clients = trustme.CA()
+    async with stage() as s:
+        plain = await s.caller()
+        assert (await plain.get()).status == 200
+        await change(s, Listen(address=ANY, tls=certificate(authority, tmp_path, clients=clients)))
+        assert await plain.rest() == b""
+        own = clients.issue_cert("app@example.com")
+        assert (await (await secure_caller(s, s.address, trusting(authority, own=own))).get()).status == 200
 
 
 async def test_a_port_goes_over_to_tls_and_back(authority: trustme.CA, tmp_path: Path) -> None:

@@ -53,17 +53,34 @@ class Running:
     """A listener that takes connections until ``close``."""
 
     def __init__(
-        self, address: str, close: Callable[[], Awaitable[None]], *, secure: SecureServer | None = None
+        self,
+        address: str,
+        close: Callable[[], Awaitable[None]],
+        *,
+        secure: SecureServer | None = None,
+        runner: web.AppRunner | None = None,
     ) -> None:
         self.address = address
         """``127.0.0.1:9100`` with the port really taken, or ``unix:/path``."""
         self._close = close
         self._secure = secure
+        self._runner = runner
 
-    def show(self, context: ssl.SSLContext) -> None:
-        """Another certificate, from the next handshake on; nothing to do where TLS is not spoken."""
-        if self._secure is not None:
-            self._secure.context = context
+    def show(self, context: ssl.SSLContext, *, anew: bool = False) -> None:
+        """
+        Another certificate, from the next handshake on; nothing to do where TLS is not spoken.
+
+        ``anew``: it asks others for theirs, so that whoever is in leaves after the call that is under way.
+        """
+        if self._secure is None:
+            return
+        self._secure.context = context
+        if not anew:
+            return
+        self._secure.begin_anew()
+        server = self._runner.server if self._runner is not None else None
+        for each in list(server.connections) if server is not None else ():
+            cast("_Connection", each).leave()
 
     async def close(self) -> None:
         await self._close()
@@ -92,6 +109,10 @@ class SecureServer:
             self._loop.remove_reader(each.fileno())
             each.close()
         self.sockets.clear()
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Break off the handshakes that are under way."""
         for task in self._entering:
             task.cancel()
 
@@ -160,7 +181,8 @@ async def serve_tcp(
 
     taken = server.sockets[0].getsockname()
     shown = f"[{taken[0]}]" if ":" in taken[0] else taken[0]
-    return Running(f"{shown}:{taken[1]}", close, secure=server if isinstance(server, SecureServer) else None)
+    secure = server if isinstance(server, SecureServer) else None
+    return Running(f"{shown}:{taken[1]}", close, secure=secure, runner=runner)
 
 
 async def _server(
@@ -285,7 +307,21 @@ def _bounded(runner: web.AppRunner) -> Callable[[], asyncio.Protocol]:
 class _Connection(web.RequestHandler):
     """Of aiohttp's, but for its words about rubbish: they quote it, and it may be a code."""
 
-    __slots__ = ()
+    __slots__ = ("leaving",)
+
+    leaving: bool
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.leaving = False
+        super().connection_made(transport)
+
+    def leave(self) -> None:
+        """Close behind the call that is under way; aiohttp's ``close`` alone would leave an idle connection open and deaf."""
+        self.leaving = True
+        if self._waiter is None:
+            self.close()
+        else:
+            self.force_close()
 
     def handle_error(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenproxy.proxy.doors import NONE_PASSED, Change, ListenError, Passed
 from tokenproxy.proxy.plane import Plane, PlaneSettings
 from tokenproxy.proxy.record import Refusal, RequestLog
-from tokenproxy.proxy.tls import TLSFileError, server_context, tls_context
+from tokenproxy.proxy.tls import ServerContext, TLSFileError, server_context, tls_context
 
 __all__ = [
     "NONE_PASSED",
@@ -16,6 +16,7 @@ __all__ = [
     "PlaneSettings",
     "Refusal",
     "RequestLog",
+    "ServerContext",
     "TLSFileError",
     "server_context",
     "tls_context",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import errno
 import grp
 import logging
@@ -25,7 +26,7 @@ from tokenproxy.errors import TokenproxyError
 from tokenproxy.proxy.address import HTTP, HTTPS
 from tokenproxy.proxy.caller import CLIENT_HELLO, CallerSide
 from tokenproxy.proxy.problem import ProblemError
-from tokenproxy.proxy.tls import server_context
+from tokenproxy.proxy.tls import ServerContext, server_context
 
 if TYPE_CHECKING:
     from tokenproxy.proxy.plane import Plane
@@ -65,7 +66,7 @@ class Door:
         self.closed = False
         self._plane = plane
         self._sockets = sockets
-        self._context: ssl.SSLContext | None = None
+        self._context: ServerContext | None = None
         self._serving = False
         self._servers: list[asyncio.Server] = []
         self._entering: set[asyncio.Task[None]] = set()
@@ -94,11 +95,30 @@ class Door:
             raise _cannot_listen(listen, error) from error
         return cls(plane, listen, [bound])
 
-    async def serve(self, listen: Listen, context: ssl.SSLContext | None) -> None:
-        """Let callers in, from now on in this way; who is in the queue or in already loses nothing."""
-        loop = asyncio.get_running_loop()
+    def trust(self, context: ServerContext | None) -> None:
+        """
+        Ask for certificates as this context does. Where others count than before, who is in has shown nothing that counts
+        now: it leaves after the answer that is under way, and whoever is in a handshake begins anew.
+        """
         if self._serving and (context is None) != (self._context is None):
             self._stop()
+        if _trusts(context) == _trusts(self._context):
+            return
+        before = copy.copy(self)
+        before.closed = True
+        for caller in list(self._plane.callers):
+            if caller.door is self:
+                caller.door = before
+                caller.close_if_idle()
+        for task in self._entering:
+            task.cancel()
+        if self._serving:
+            self._context = context
+
+    async def serve(self, listen: Listen, context: ServerContext | None) -> None:
+        """Let callers in, from now on in this way; who is in the queue or in already loses nothing."""
+        loop = asyncio.get_running_loop()
+        self.trust(context)
         self.listen, self._context, self.auth = listen, context, listen.auth
         self.scheme = HTTP if context is None else HTTPS
         if self._serving:
@@ -226,7 +246,7 @@ class Change:
 
     plane: Plane
     before: list[Door]
-    after: list[tuple[Door, Listen, ssl.SSLContext | None]] = field(default_factory=list)
+    after: list[tuple[Door, Listen, ServerContext | None]] = field(default_factory=list)
     fresh: list[Door] = field(default_factory=list)
     waiting: bool = False
     """Some address stays as it is until a restart, since the old one is in the way of the new."""
@@ -275,8 +295,9 @@ class Change:
     def leave(self) -> None:
         """From now on nobody comes in by what is gone, nor in a way that counts no more."""
         after = [door for door, _, _ in self.after]
-        for door, listen, _ in self.after:
+        for door, listen, context in self.after:
             door.auth = listen.auth
+            door.trust(context)
         for door in self.before:
             if door not in after:
                 door.close()
@@ -307,11 +328,15 @@ def _in_the_way(listen: Listen, left: Sequence[Door]) -> Door | None:
     return next((door for door in left if any(each.endswith(f":{port}") for each in door.addresses)), None)
 
 
-def _context(listen: Listen, number: int) -> ssl.SSLContext | None:
+def _context(listen: Listen, number: int) -> ServerContext | None:
     where = "forward_auth.listen" if listen.asks else f"server.listen[{number}]"
     if not listen.tls.cert_file:
         return None
     return server_context(listen.tls, where=where, optional=listen.client_optional)
+
+
+def _trusts(context: ServerContext | None) -> object:
+    return None if context is None else context.trusts
 
 
 def _side(listen: Listen) -> type[CallerSide]:

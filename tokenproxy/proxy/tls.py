@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from hashlib import sha256
 from pathlib import Path
 
 from tokenproxy.core.settings import TLSFiles
@@ -50,7 +51,17 @@ def tls_context(files: TLSFiles, *, where: str = "tls") -> ssl.SSLContext:
     return context
 
 
-def server_context(files: TLSFiles, *, where: str, optional: bool = False) -> ssl.SSLContext:
+class ServerContext(ssl.SSLContext):
+    """What callers' handshakes are made with."""
+
+    trusts: tuple[bytes, bool] | None = None
+    """
+    Who is asked for a certificate: the digest of the authorities' file, and whether one may have none; None: nobody is.
+    Two contexts with the same one let in the same callers.
+    """
+
+
+def server_context(files: TLSFiles, *, where: str, optional: bool = False) -> ServerContext:
     """
     A context that shows callers our certificate; with a ``ca_file`` it lets in who has one of that authority, only.
 
@@ -63,7 +74,7 @@ def server_context(files: TLSFiles, *, where: str, optional: bool = False) -> ss
     ):
         if path:
             _readable(path, f"{where}.{key}")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9325 section 3.1.1
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
@@ -75,6 +86,7 @@ def server_context(files: TLSFiles, *, where: str, optional: bool = False) -> ss
             next_step="Give a PEM certificate with its chain, and the unencrypted PEM key that belongs to it.",
         ) from error
     if files.ca_file:
+        context.trusts = sha256(Path(files.ca_file).read_bytes()).digest(), optional
         try:
             context.load_verify_locations(files.ca_file)
         except ssl.SSLError as error:

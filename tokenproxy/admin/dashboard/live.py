@@ -79,4 +79,6 @@ class Live:
 
 
 def _has_left(request: web.Request) -> bool:
-    return request.transport is None or request.transport.is_closing()
+    if request.transport is None or request.transport.is_closing():
+        return True
+    return getattr(request.protocol, "leaving", False)  # its certificate counts no more
