@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,6 +16,8 @@ from yarl import URL
 
 from tests.admin.program import Desk
 from tests.admin.test_admin_api import raw
+from tests.test_audit import until, writing
+from tokenproxy import audit
 from tokenproxy.admin import answers
 from tokenproxy.admin.logins import LoginPages
 from tokenproxy.admin.server import Running
@@ -222,6 +225,36 @@ async def test_who_only_looks_at_a_link_uses_nothing_up(tcp: Running, logins: De
         assert (await ask(tcp, path, method="HEAD"))[0] == 405
 
     assert (logins.landed, logins.opened) == ([], [])
+
+
+async def test_nobody_is_logged_in_unseen(tcp: Running, logins: Desk, tmp_path: Path) -> None:
+    """A full disk with ``required``: nothing is exchanged, by any way to land, and the login can still be ended."""
+    fragment = {"address": f"{PUBLIC}/callback/books#{QUERY}"}
+    ours = {"Origin": f"http://{tcp.address}", "Sec-Fetch-Site": "same-origin"}
+    (tmp_path / "audit.jsonl").symlink_to("/dev/full")
+    with writing(tmp_path / "audit.jsonl", required=True) as found:
+        audit.record("started")
+        await asyncio.to_thread(until, lambda: found.failing)
+        for path in ("/login/l1", f"/callback?{QUERY}", f"/callback/books/k3y?{QUERY}"):
+            status, headers, html = await ask(tcp, path, headers=NAVIGATION)
+            assert (status, "Set-Cookie" in headers) == (503, False)
+            assert "<title>Nobody is logged in while the audit log fails - tokenproxy</title>" in html
+            holds_nothing(html)
+        posted = {**NAVIGATION, "Content-Type": FORM, "Origin": "https://login.example"}
+        status, _, _ = await ask(
+            tcp, "/callback/posting", method="POST", data=QUERY, headers=posted, follow=True
+        )
+        assert status == 503
+        status, _, text = await ask(tcp, "/callback/books", method="POST", json=fragment, headers=ours)
+        assert (status, json.loads(text)["code"]) == (503, "audit_unavailable")
+        assert (logins.landed, logins.opened) == ([], [])
+
+        (tmp_path / "audit.jsonl").unlink()
+        found.reopen()
+        await asyncio.to_thread(until, lambda: not audit.unavailable())
+        assert (await ask(tcp, "/login/l1", headers=NAVIGATION))[0] == 303
+        assert (await ask(tcp, f"/callback/books?{QUERY}", headers=NAVIGATION))[0] == 200
+        assert (len(logins.landed), len(logins.opened)) == (1, 1)
 
 
 # -- form_post ---------------------------------------------------------------------------------------------------------

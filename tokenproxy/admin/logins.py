@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from tokenproxy import audit
 from tokenproxy.admin import landing as pages
 from tokenproxy.admin.answers import JSON, Unusable, body_of, json_answer, members_of, typed
 from tokenproxy.admin.landing import LONGEST_ADDRESS
@@ -175,6 +176,8 @@ class LoginPages:
         return request.method == "POST" and request.content_type == FORM and self.posts(account)
 
     async def open(self, request: web.Request) -> web.StreamResponse:
+        if audit.unavailable():
+            return self._page(request, _UNSEEN)
         browser = self._browser(request)
         if browser is None or browser not in self._given:
             browser = secrets.token_urlsafe(32)
@@ -248,6 +251,10 @@ class LoginPages:
         return _told(await self._landed(request, f"{self.public_url}{path}{_tail(address)}"))
 
     async def _landed(self, request: web.Request, address: str) -> Landing:
+        if (
+            audit.unavailable()
+        ):  # before anything is taken or exchanged: nobody could tell afterwards who logged in
+            return _UNSEEN
         info = request.match_info
         return await self.logins.land(
             address,
@@ -283,6 +290,12 @@ _CANNOT: Final = {
     415: "This address takes no such answer",
 }
 """Titles of pages for what comes in a body."""
+_UNSEEN: Final = Landing(
+    "audit_unavailable",
+    "Nobody is logged in while the audit log fails",
+    "Nothing was taken; tokenproxy's log says what is wrong. Open the login's address again when that is mended.",
+    503,
+)
 
 
 def _is_page(path: str) -> bool:

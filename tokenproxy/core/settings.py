@@ -149,4 +149,4 @@ class Audit:
     fsync: bool = False
     """Each batch of lines is on the disk before the next is written."""
     required: bool = False
-    """While it cannot be written, the program is not ready, and the admin API changes nothing."""
+    """While it cannot be written, the program is not ready, the admin API changes nothing, and no browser logs in."""
