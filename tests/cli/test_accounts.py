@@ -377,6 +377,7 @@ def test_the_table_says_until_when_and_what_went_wrong() -> None:
                next_step="tokenproxy import erp < answer.json", detail="the provider ended the grant"),
         status(account="idle", expires_at="2026-11-22T13:00:00Z", live=False),
         status(account="odd", expires_at=None),
+        status(account="over", state="login_required", reason="refused"),
     ]  # fmt: skip
     lines = status_table(found, NOW, Printer(color=False)).splitlines()
 
@@ -395,6 +396,7 @@ def test_the_table_says_until_when_and_what_went_wrong() -> None:
     assert "09:12  refused" in lines[2]
     assert "on next use" in lines[3]
     assert "unknown" in lines[4]
+    assert "15:04 (38 min) at most" in lines[5]
     assert list(advice(found[0], NOW)) == []
     assert list(advice(found[1], NOW)) == [
         "To fix erp:  tokenproxy import erp < answer.json",

@@ -27,6 +27,42 @@ def states(house: House) -> dict[str, int]:
     return dict(house.source.gauges()[0].states)
 
 
+# -- status -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_login_that_ended_says_how_long_its_token_is_still_sent() -> None:
+    """Until the end that is told, and no longer."""
+    async with PlainProvider() as provider, House(provider) as house:
+        first = await house.login()
+        provider.revoke_grant()
+        with pytest.raises(LoginRequiredError):
+            await house.source.refresh("books")
+        status = await house.operator.status("books")
+        told = (status["state"], status["live"], status["expires_at"])
+        assert told == ("login_required", True, "2026-03-01T13:00:00Z")
+        await house.clock.advance(3599)
+        assert house.source.ready("books") == first
+        await house.clock.advance(1)
+        assert house.source.ready("books") is None
+        with pytest.raises(LoginRequiredError):
+            await house.source.current("books")
+        status = await house.operator.status("books")
+        assert (status["live"], status["expires_at"]) == (False, "2026-03-01T13:00:00Z")
+
+
+async def test_a_token_that_is_not_sent_any_more_has_no_end() -> None:
+    """However long it would have lived: the provider calls it dead."""
+    async with DeskeraProvider() as provider, House(provider) as house:
+        provider.expires_in = 3600
+        first = await house.login()
+        assert first.expires_at is not None
+        provider.revoke_grant()
+        with pytest.raises(LoginRequiredError):
+            await renewed(house, first)
+        status = await house.operator.status("books")
+        assert (status["state"], status["live"], status["expires_at"]) == ("login_required", False, None)
+
+
 # -- import ------------------------------------------------------------------------------------------------------------
 
 
@@ -240,10 +276,11 @@ async def test_tokens_go_nowhere_when_the_registration_changes(what: str, tmp_pa
                 assert refused.value.reason == "registration_changed"
                 assert "tokenproxy rebind books" in refused.value.next_step
             status = await house.operator.status("books")
-            assert (status["state"], status["reason"], status["live"]) == (
+            assert (status["state"], status["reason"], status["live"], status["expires_at"]) == (
                 "login_required",
                 "registration_changed",
                 False,
+                None,
             )
             await house.idle()
             assert (await house.stored()).standing.reason is Reason.REGISTRATION_CHANGED

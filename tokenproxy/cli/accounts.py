@@ -230,7 +230,14 @@ def _token_until(status: Status, now: datetime) -> str:
         return "-"
     if not status["live"]:
         return "renewed when it is next used" if status["state"] == "ok" else "none that may be sent"
-    return until(ends, now) if ends is not None else "unknown; a 401 will tell"
+    if ends is None:
+        return "unknown; a 401 will tell"
+    return f"{until(ends, now)} at most: nothing renews it" if _is_the_last(status) else until(ends, now)
+
+
+def _is_the_last(status: Status) -> bool:
+    """Whether its token is used up while it lasts and its upstreams take it."""
+    return bool(status["state"] == "login_required")
 
 
 # -- status ----------------------------------------------------------------------------------------------------------
@@ -346,6 +353,8 @@ def _row(status: Status, now: datetime, out: Printer) -> list[str]:
     mark, words = STATES.get(status["state"], ("warn", str(status["state"])))
     ends = moment(status["expires_at"], now)
     known = until(ends, now) if ends is not None else "unknown"
+    if ends is not None and _is_the_last(status):
+        known += " at most"
     return [
         status["account"],
         status["identity"] or "-",

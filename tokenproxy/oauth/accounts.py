@@ -213,6 +213,8 @@ class OperatorAccounts:
         live = has_tokens and registered and (expires_at is None or expires_at > self._clock.now())
         if entry is not None and (entry.dead or not entry.tokens.access_token):
             live = False
+        if not live and expires_at is not None and expires_at > self._clock.now():
+            expires_at = None  # it is not sent any more, however long its provider may think that it lives
         return {
             "account": account,
             "provider": spec.provider.name,

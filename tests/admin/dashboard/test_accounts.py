@@ -86,10 +86,21 @@ async def test_a_row_says_until_when_and_what_to_do(visitor: Visitor, program: P
         next_step="correct [accounts.mail], then: tokenproxy reload",
     )
     program.put("roster", state="degraded", retry_at="2026-11-22T12:00:40Z", detail="no tokens right now")
+    program.put(
+        "crm",
+        state="login_required",
+        live=True,
+        next_step="tokenproxy login crm",
+        renewed_at="2026-11-22T11:08:00Z",
+        expires_at="2026-11-22T12:38:00Z",
+    )
 
     page = await visitor.open("/")
     rows = Rows(page.text).rows
 
+    assert rows[0][0] == "crm"
+    assert "38 min at most" in " ".join(rows[0])
+    rows = rows[1:]
     assert rows[0][:4] == [
         "erp/anna",
         "anna@example.com",
@@ -104,7 +115,7 @@ async def test_a_row_says_until_when_and_what_to_do(visitor: Visitor, program: P
     assert rows[2][0] == "roster"
     assert " ".join(rows[2]).endswith("nothing: tried again in 40 s")
     assert rows[3] == ["books", "plain", "ok", "38 min", "52 min ago", "no requests", "nothing"]
-    assert '<rect class="left" width="42"' in page.text
+    assert page.text.count('<rect class="left" width="42"') == 1
 
 
 @pytest.mark.parametrize("state", [state.value for state in State])

@@ -66,6 +66,8 @@ class AccountView:
     """Per cent of the access token's life."""
     low: bool
     live: bool
+    last: bool
+    """Nothing renews it: it is used up while it lasts and its upstreams take it."""
     renewed: Time | None
     since: Time | None
     retry: Time | None
@@ -89,7 +91,8 @@ def account_view(status: Mapping[str, Any], now: datetime) -> AccountView:
     kind, said = words.state(state)
     grant = str(status.get("grant") or "")
     expires, renewed = words.moment(status.get("expires_at")), words.moment(status.get("renewed_at"))
-    share = left(expires, renewed, now)
+    last = state == "login_required"
+    share = left(expires, renewed, now) if not last else None
     person = grant in LOGIN_GRANTS or not grant
     return AccountView(
         name=name,
@@ -107,6 +110,7 @@ def account_view(status: Mapping[str, Any], now: datetime) -> AccountView:
         left=share,
         low=share is not None and share < _LOW,
         live=bool(status.get("live")),
+        last=last,
         renewed=time_of(renewed, now),
         since=time_of(words.moment(status.get("since")), now),
         retry=time_of(words.moment(status.get("retry_at")), now),
