@@ -11,6 +11,7 @@ import socket
 import ssl
 import stat
 from collections.abc import Sequence
+from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.proxy.actors import PATIENCE, QUICK, Caller, Line, Stage, ok, stage, until
+from tests.proxy.actors import PATIENCE, QUICK, Caller, Line, Source, Stage, dead, ok, stage, until
+from tokenproxy.audit import ACTOR, BY_ITSELF, Actor
+from tokenproxy.core.interfaces import KeepAnswer
 from tokenproxy.core.settings import Deadlines, Limits, Listen, TLSFiles
+from tokenproxy.core.tokens import Sendable, TokenSet
 from tokenproxy.proxy import ListenError, TLSFileError, server_context
 
 ANY = "127.0.0.1:0"
@@ -521,3 +525,30 @@ async def test_without_descriptors_it_goes_on_later(
         loop.add_reader(real.fileno(), door._take, loop, poor)
         assert (await (await secure_caller(s, address, trusting(authority))).get()).status == 200
         assert not failures
+
+
+async def test_whoever_opened_a_door_is_not_who_comes_in_by_it() -> None:
+    """A renewal belongs to a request, whoever set off the reload that opened the listener or a connection to the upstream."""
+    renewals_of = []
+
+    async def script(line: Line) -> None:
+        await line.send(
+            dead() if line.seen.token == b"token-1" and line.seen.target == b"/dead" else ok(b"fine")
+        )
+
+    class Noting(Source):
+        async def renew(self, account: str, rejected: Sendable, *, route: str) -> TokenSet | KeepAnswer:
+            renewals_of.append(ACTOR.get())
+            return await super().renew(account, rejected, route=route)
+
+    async with stage(script) as s:
+        s.plane.source = Noting()
+        operator = copy_context()
+        operator.run(ACTOR.set, Actor("dashboard"))
+        opened = await asyncio.get_running_loop().create_task(s.plane.listen(ANY), context=operator)
+        by_it, by_the_first = await Caller.connect(opened), await s.caller()
+        s.callers.append(by_it)
+        assert (await by_it.get(b"/books/warm")).status == 200
+        assert (await by_the_first.get(b"/books/dead")).status == 200
+        assert (await by_it.get(b"/books/dead")).status == 200
+        assert renewals_of == [BY_ITSELF]

@@ -441,6 +441,21 @@ async def test_a_refusal_leaves_time_to_read_the_answers_before_it() -> None:
         assert await caller.reader.read() == b""
 
 
+async def test_a_caller_that_stays_after_an_early_answer_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The upload that its answer cut short must not lift the time that it has to read it."""
+    monkeypatch.setattr(caller_side, "LINGER_SECONDS", 0.05)
+
+    async def early(line: Line) -> None:
+        await line.send(ok(b"early"))
+
+    async with stage(early, deadlines=Deadlines(head=0.1)) as s:
+        caller = await s.caller()
+        assert (await caller.get()).status == 200
+        await caller.send(posted(b"Content-Length: 100") + b"abc")
+        await until(lambda: any(each.lingering for each in s.plane.callers))
+        await until(lambda: not s.plane.callers)
+
+
 async def test_a_slow_caller_gets_all_of_an_early_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 9112 section 9.6: the short wait for its last bytes begins when ours have gone."""
     monkeypatch.setattr(side, "WRITE_HIGH", 1 << 30)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tokenproxy.core.settings import Deadlines, Replay, ReplayBudget
 from tokenproxy.proxy.chunks import LAST_CHUNK, chunk, last_chunk
@@ -19,6 +19,9 @@ from tokenproxy.proxy.plain import Payload
 from tokenproxy.proxy.problem import ProblemError
 from tokenproxy.proxy.side import Side
 from tokenproxy.proxy.upstream import UpstreamSide
+
+if TYPE_CHECKING:
+    from tokenproxy.proxy.caller import CallerSide
 
 
 class Vault:
@@ -239,7 +242,12 @@ class Body:
         self.chunked, self.replayable = False, True
 
     async def send(
-        self, upstream: UpstreamSide, caller: Side, *, deadlines: Deadlines, monotonic: Callable[[], float]
+        self,
+        upstream: UpstreamSide,
+        caller: CallerSide,
+        *,
+        deadlines: Deadlines,
+        monotonic: Callable[[], float],
     ) -> None:
         """
         Send the copy, then what is still to come while the copy grows.
@@ -279,7 +287,8 @@ class Body:
                 )
             )
         finally:
-            caller.deadline = inf
+            if not caller.lingering:  # else the deadline is that of the last answer
+                caller.deadline = inf
 
     def close(self) -> None:
         """Give back what the copy took."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Coroutine
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
@@ -18,6 +19,7 @@ from tokenproxy.proxy.plain import LONGEST_LENGTH, Message, Payload, Whole
 from tokenproxy.proxy.problem import ProblemError, bad_request, render
 from tokenproxy.proxy.record import Refusal
 from tokenproxy.proxy.side import Side
+from tokenproxy.proxy.untasked import ANSWER, Rest, tasked
 
 if TYPE_CHECKING:
     from tokenproxy.proxy.doors import Door
@@ -57,7 +59,7 @@ class CallerSide(Side):
     """
     A caller's connection.
 
-    It is in one of these states: waiting for a head (``head`` is what is here of it), serving a request (``task``), or
+    It is in one of these states: waiting for a head (``head`` is what is here of it), serving a request (``serving``), or
     lingering until the caller has read the last answer.
 
     The parser is given one head at a time and, where its length is known, that head's body; chunks are read by
@@ -77,10 +79,12 @@ class CallerSide(Side):
         "length",
         "lingered",
         "lingering",
+        "over",
         "parser",
         "payload",
         "plane",
         "proofs",
+        "serving",
         "task",
         "tunnel",
         "unsent",
@@ -92,8 +96,12 @@ class CallerSide(Side):
         self.door = door
         self.parser: Any = None
         """From the first head on that is not of the common form."""
+        self.serving: Coroutine[Any, Any, None] | None = None
+        """Answers the requests that are here; an idle caller has none."""
         self.task: asyncio.Task[None] | None = None
-        """One per burst of requests, not per connection: an idle caller costs no task."""
+        """What carries ``serving`` on, once it has waited for more than an upstream's answer."""
+        self.over: asyncio.Future[None] | None = None
+        """Where somebody waits until ``serving`` has ended."""
         self.payload: Payload | None = None
         self.early = b""
         """What came for the next requests while one is served."""
@@ -122,7 +130,7 @@ class CallerSide(Side):
         self.plane.arrived(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.task is not None:
+        if self.serving is not None:
             if self.payload is not None:
                 self._take_more(self.payload, data)
             else:
@@ -144,8 +152,36 @@ class CallerSide(Side):
         super().connection_lost(exc)
         if self.task is not None:
             self.task.cancel()
+        elif self.serving is not None:
+            self.serving.close()
 
     # the exchange's side
+
+    def in_task(self) -> Awaitable[None]:
+        """To be awaited before anything that needs a task: time limits, above all."""
+        return tasked(self.task is None)
+
+    @property
+    def next_step(self) -> Callable[[], None] | None:
+        """What the answer that is waited for must call; None: a task waits for it."""
+        return self.step if self.task is None else None
+
+    def step(self) -> None:
+        """Go on with ``serving`` where it has no task; it gets one as soon as it waits for anything but an answer."""
+        if self.serving is None:
+            return
+        try:
+            awaited = self.serving.send(None)
+        except StopIteration:
+            return
+        if awaited is not ANSWER:
+            self.task = self.loop.create_task(Rest(self.serving, awaited))
+
+    def ended(self) -> asyncio.Future[None]:
+        """For the drain: done when nothing is served any more."""
+        if self.over is None:
+            self.over = self.loop.create_future()
+        return self.over
 
     def early_bytes(self) -> bytes:
         """What came behind a request that asked for a tunnel; nothing on this connection is HTTP from now on."""
@@ -157,7 +193,7 @@ class CallerSide(Side):
     def expired(self) -> None:
         if self.lingering:
             self._lingered_on()
-        elif self.task is not None:
+        elif self.serving is not None:
             if self.payload is not None and not self.payload.is_eof():
                 self.payload.set_exception(_too_slow("body", self.plane.settings.deadlines.body_idle))
         elif self.head:
@@ -171,7 +207,7 @@ class CallerSide(Side):
     def close_if_idle(self) -> None:
         """For the drain: nobody waits for an answer on this connection."""
         # A TLS transport of asyncio that is closed twice cannot be aborted any more.
-        idle = self.task is None and self.tunnel is None and not self.lingering
+        idle = self.serving is None and self.tunnel is None and not self.lingering
         if idle and not self.transport.is_closing():
             self.transport.close()
 
@@ -283,7 +319,8 @@ class CallerSide(Side):
 
     def _begin(self, message: Message, payload: Payload) -> None:
         self.payload = payload
-        self.task = self.loop.create_task(self._serve(message, payload))
+        self.serving = self._serve(message, payload)
+        self.step()
 
     async def _serve(self, message: Message, payload: Payload) -> None:
         """Answer the requests that are here, one after the other."""
@@ -308,7 +345,10 @@ class CallerSide(Side):
             log.event(_log, "unexpected_error", error=error, where="a request")
             self.abort()
         finally:
-            self.task = None
+            self.serving = self.task = None
+            if self.over is not None:
+                self.over.set_result(None)
+                self.over = None
 
     def _following(self) -> tuple[Message, Payload] | None:
         """The next request where it is here already; None: the connection waits for it, or has been refused."""

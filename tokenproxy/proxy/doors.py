@@ -14,6 +14,7 @@ import ssl
 import stat
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -126,9 +127,10 @@ class Door:
         self._serving = True
         for each in self._sockets:
             if context is None:
-                self._servers.append(await self._server(loop, each.dup()))
+                serving = self._server(loop, each.dup())
+                self._servers.append(await loop.create_task(serving, context=Context()))
             else:
-                loop.add_reader(each.fileno(), self._take, loop, each)
+                Context().run(loop.add_reader, each.fileno(), self._take, loop, each)
 
     def close(self) -> None:
         """Let nobody in any more; who is in leaves after the answer that is under way."""

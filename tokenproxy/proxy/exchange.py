@@ -140,8 +140,8 @@ class Exchange:
         try:
             try:
                 request = plane.gate.admit(self.message, self.payload, self.caller.door.scheme, self.caller)
-            except UnprovenError as unproven:
-                request = await self._proven(unproven)
+            except UnprovenError:
+                request = await self._proven()
         except (ProblemError, SettledError) as end:
             return self._ended_at_the_gate(end)
         self.request = request
@@ -151,17 +151,21 @@ class Exchange:
         turns = 0
         try:
             if request.caller is not None:
+                await self.caller.in_task()
                 await request.caller.enter(self.started, plane.settings.limits.queue)
                 member = request.caller
             if not lane.turns.enter():
+                await self.caller.in_task()
                 await lane.turns.wait(plane.settings.limits.queue)
             turns = 1
             if not plane.turns.enter():
+                await self.caller.in_task()
                 await plane.turns.wait(plane.settings.limits.queue)
             turns = 2
             if self.payload is not EMPTY_PAYLOAD:
                 self._open_body(request)
             if request.draft is not None:
+                await self.caller.in_task()
                 return await self._drafted(request, request.draft)
             if lane.forwarded is not None:
                 request.head += forwarded_lines(lane.forwarded, self.caller, self.message)
@@ -181,20 +185,24 @@ class Exchange:
                 member.leave()
             self._settle(request)
 
-    async def _proven(self, unproven: UnprovenError) -> Request:
+    async def _proven(self) -> Request:
         """Find out who the caller is, where that takes time, and admit its request; once more after a reload."""
-        while True:
-            proof = await unproven.proven()
+        await self.caller.in_task()
+        proof = None
+        while True:  # asked anew in the task: meanwhile others may have shown the same
             try:
                 return self.plane.gate.admit(
                     self.message, self.payload, self.caller.door.scheme, self.caller, proof
                 )
-            except UnprovenError as anew:
-                unproven = anew
+            except UnprovenError as unproven:
+                proof = await unproven.proven()
 
     async def _exchanged(self, request: Request) -> bool:
         source = self.plane.source
-        tokens = source.ready(request.account) or await source.current(request.account)
+        tokens = source.ready(request.account)
+        if tokens is None:
+            await self.caller.in_task()
+            tokens = await source.current(request.account)
         answer = await self._send(request, tokens)
         if answer.code in request.lane.suspects and await self._dead(request, answer):
             answer = await self._renewed(request, tokens, answer)
@@ -369,6 +377,7 @@ class Exchange:
         Send, and send again after failures that pass, within the upstream's budget and the time for a first byte; never
         once a byte of an answer has gone to the caller, nor where the body is not there any more.
         """
+        await self.caller.in_task()
         plane, counts, budget = self.plane, request.lane.metrics.upstream_retries, request.lane.pool.budget
         begun = plane.monotonic()
         until = begun + plane.settings.deadlines.first_byte
@@ -472,6 +481,7 @@ class Exchange:
             if asked or not wants_nonce(answer) or not nonce_of(answer):
                 return answer
             asked = True
+            await self.caller.in_task()
             await self._stop_upload()
             if self.body is not None and not self.body.replayable:
                 self.code = BODY_NOT_REPLAYABLE
@@ -516,12 +526,13 @@ class Exchange:
         kept = upstream is not None
         while True:
             if upstream is None:
+                await self.caller.in_task()
                 upstream = await pool.connect()
             sent = self._begin(request, upstream, head)
             try:
                 while True:
                     while not upstream.queue:
-                        await upstream.heard()
+                        await upstream.heard(self.caller.next_step)
                     answer = upstream.queue.popleft()
                     if answer.code >= 200 or (answer.code == 101 and self.handshake is not None):
                         break
@@ -602,6 +613,7 @@ class Exchange:
 
     async def _dead(self, request: Request, answer: Answer) -> bool:
         """Whether the answer means that the token is dead; its body is read only where nothing else can tell."""
+        await self.caller.in_task()
         signals = request.lane.signals
         verdict = signals.at_head(answer.code, answer.raw_headers)
         if verdict is Verdict.UNTOLD:

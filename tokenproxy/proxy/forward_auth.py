@@ -168,6 +168,7 @@ class Ask:
 
     async def run(self) -> bool:
         """Answer; whether the connection may take another question."""
+        await self.caller.in_task()
         plane = self.plane
         started = plane.monotonic()
         status, code, word = 200, "", ""

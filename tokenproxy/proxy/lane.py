@@ -57,6 +57,8 @@ class Turns:
 
     async def wait(self, seconds: float, of: str = "in_flight under [limits]") -> None:
         """Take a turn within ``seconds``, first come first served; raises ``overloaded``, which says ``of`` what."""
+        if self.enter():
+            return  # one became free on the way here
         turn = asyncio.get_running_loop().create_future()
         self.waiting.append(turn)
         try:

@@ -232,18 +232,18 @@ class Plane:
         for caller in list(self.callers):
             caller.close_if_idle()
         if drain > 0 and not await self._drained(drain):
-            requests = sum(caller.task is not None for caller in self.callers)
+            requests = sum(caller.serving is not None for caller in self.callers)
             log.event(_log, "drain_cut", requests=requests, tunnels=len(self.tunnels))
         await self._flushed(end - self.monotonic())
         await self._cut_tunnels()
         for caller in list(self.callers):
             caller.abort()
-        tasks = [caller.task for caller in self.callers if caller.task is not None]
+        served = [caller.ended() for caller in self.callers if caller.serving is not None]
         for pool in (*self._pools.values(), *self._visits, *self._retired):
             pool.retire()
             pool.abort()
-        if tasks:
-            await asyncio.wait(tasks)
+        if served:
+            await asyncio.wait(served)
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None
@@ -261,8 +261,8 @@ class Plane:
         """Whether everything under way ended in time, tunnels that began meanwhile included."""
         end = self.monotonic() + seconds
         while True:
-            tasks = [caller.task for caller in self.callers if caller.task is not None]
-            under_way = [*tasks, *(tunnel.over for tunnel in self.tunnels)]
+            served = [caller.ended() for caller in self.callers if caller.serving is not None]
+            under_way = [*served, *(tunnel.over for tunnel in self.tunnels)]
             left = end - self.monotonic()
             if not under_way or left <= 0:
                 return not under_way

@@ -32,6 +32,7 @@ class TracedExchange(Exchange):
     plane: Plane
 
     async def run(self) -> bool:
+        await self.caller.in_task()  # ``current`` is a task's
         tracing = self.plane.tracing
         assert tracing is not None  # noqa: S101 - else nobody makes one of these
         trace = self.trace = tracing.begin(parent_of(self.message.raw_headers), self.message.method)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import select
+import types
 from collections import deque
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import HttpVersion11
@@ -19,6 +21,7 @@ from tokenproxy.proxy.parsers import BUFFER, CHUNK_SLACK, between_messages, resp
 from tokenproxy.proxy.plain import Answer, Payload, Whole
 from tokenproxy.proxy.problem import LostError, ProblemError, upstream_invalid
 from tokenproxy.proxy.side import Side
+from tokenproxy.proxy.untasked import ANSWER
 
 if TYPE_CHECKING:
     from tokenproxy.proxy.pool import Pool
@@ -59,6 +62,7 @@ class UpstreamSide(Side):
         "queue",
         "silent",
         "spoiled",
+        "step",
         "waiter",
     )
 
@@ -69,6 +73,9 @@ class UpstreamSide(Side):
         self.parser = self._parser()
         self.queue: deque[Answer] = deque()
         self.waiter: asyncio.Future[None] | None = None
+        """Of a task that waits in ``heard``."""
+        self.step: Callable[[], None] | None = None
+        """Of one that waits there without a task."""
         self.payload: Payload | None = None
         """Of the final answer, once its head is here."""
         self.problem: ProblemError | None = None
@@ -109,17 +116,25 @@ class UpstreamSide(Side):
             lost.fault = CONNECT
             self.problem = lost
 
-    def heard(self) -> asyncio.Future[None]:
+    @types.coroutine
+    def heard(self, step: Callable[[], None] | None) -> Generator[Any, Any, None]:
         """
-        What to wait for while ``queue`` is empty, where heads come one after the other: 1xx ones first, then the final one,
-        whose body is in ``payload``.
+        Wait while ``queue`` is empty, where heads come one after the other: 1xx ones first, then the final one, whose body
+        is in ``payload``. ``step`` is what to call then; None: a task waits.
 
         Raises ``LostError`` where the connection ended before a byte of it, else ``ProblemError``.
         """
         if self.problem is not None:
             raise self.problem
-        self.waiter = self.loop.create_future()
-        return self.waiter
+        if step is None:
+            self.waiter = self.loop.create_future()
+            yield from self.waiter
+            return
+        self.step = step
+        try:
+            yield ANSWER
+        finally:
+            self.step = None
 
     def release(self, message: Answer, *, uploaded: bool, now: float) -> None:
         """The exchange is through: back into the pool, unless anything at all is odd."""
@@ -225,7 +240,10 @@ class UpstreamSide(Side):
         )
 
     def _wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
+        if self.step is not None:
+            self.loop.call_soon(self.step)
+            self.step = None
+        elif self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 
     def _feed_head(self, data: bytes) -> None:
@@ -268,7 +286,10 @@ class UpstreamSide(Side):
             self.payload = stream(self, self.loop)
             self.payload.feed_data(body)
         self.queue.append(answer)
-        self._wake()
+        if self.step is None:
+            self._wake()
+        else:
+            self.step()  # all that came is in ``payload``: whoever waits may go on here and now
         return True
 
     def _take_more(self, payload: StreamReader, data: bytes) -> None:
