@@ -105,7 +105,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(which=WHICH)
     def background(self, which: int) -> None:
-        self.house(which).source.renew_due(9)
+        self.do(self._background(self.house(which)))
 
     @rule(how=st.sampled_from([None, 503]))
     def outage(self, how: int | None) -> None:
@@ -199,6 +199,9 @@ class Life(RuleBasedStateMachine):
             self.replicas == 1
         ):  # another replica's news takes a moment, and its refresh token is not sent meanwhile
             assert tokens.generation >= before
+
+    async def _background(self, house: House) -> None:
+        house.source.renew_due(9)
 
     async def _restart(self, number: int, *, patience: float | None = None) -> None:
         house = self.houses[number]

@@ -158,6 +158,15 @@ async def test_a_half_written_file_is_not_taken_for_one(tmp_path: Path) -> None:
     assert await one.waiting() == [unstored()]
 
 
+async def test_what_the_store_takes_while_it_is_read_does_not_wait(tmp_path: Path) -> None:
+    """Its name was there a moment ago: here one that leads nowhere."""
+    one = spool(tmp_path / "spool")
+    await one.put(unstored())
+    (tmp_path / "spool" / "0gone.sealed").symlink_to("nowhere")
+
+    assert await one.waiting() == [unstored()]
+
+
 def test_two_stores_have_two_spools(tmp_path: Path) -> None:
     beside, elsewhere = spool_folders(tmp_path / "a.db", None)
 

@@ -105,11 +105,15 @@ class FileSpool:
     def _read(self, folder: Path) -> Sequence[Unstored]:
         if not _is_ours(folder):
             return ()
-        return [self._opened(path) for path in sorted(folder.glob(f"*{_SUFFIX}"))]
+        found = (self._opened(path) for path in sorted(folder.glob(f"*{_SUFFIX}")))
+        return [each for each in found if each is not None]
 
-    def _opened(self, path: Path) -> Unstored:
+    def _opened(self, path: Path) -> Unstored | None:
+        """None: the store has taken it meanwhile."""
         try:
             return _from_json(self._cipher.open(path.read_bytes(), self._place(path.name)))
+        except FileNotFoundError:
+            return None
         except SealError as error:
             raise SealError(f"{path}: {error.message}", next_step=error.next_step) from error
         except OSError as error:
