@@ -400,8 +400,10 @@ async def test_tls_within_tls() -> None:
 
 
 @contextlib.asynccontextmanager
-async def openssl(tmp_path: Path, *words: str) -> AsyncIterator[tuple[int, asyncio.subprocess.Process]]:
-    """OpenSSL's own server, which does on a letter what Python's ``ssl`` cannot ask for."""
+async def talking_to_openssl(
+    tmp_path: Path, *words: str
+) -> AsyncIterator[tuple[Above, asyncio.subprocess.Process]]:
+    """A connection to OpenSSL's own server, which does on a letter what Python's ``ssl`` cannot ask for."""
     pem = tmp_path / "server.pem"
     AUTHORITY.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pem)
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -418,7 +420,10 @@ async def openssl(tmp_path: Path, *words: str) -> AsyncIterator[tuple[int, async
     assert server.stdout is not None
     try:
         await server.stdout.readuntil(b"ACCEPT\n")
-        yield port, server
+        above = await connect(port)
+        above.transport.write(b"before\n")
+        await server.stdout.readuntil(b"before\n")
+        yield above, server
     finally:
         with contextlib.suppress(ProcessLookupError):
             server.kill()
@@ -432,12 +437,9 @@ WITH_OPENSSL = pytest.mark.skipif(shutil.which("openssl") is None, reason="opens
 @pytest.mark.parametrize("letter", [b"K", b"k"])
 async def test_keys_that_change_in_the_middle(tmp_path: Path, letter: bytes) -> None:
     """RFC 8446 section 4.6.3, with and without the question for ours."""
-    async with asyncio.timeout(PATIENCE), openssl(tmp_path, "-tls1_3") as (port, server):
+    async with asyncio.timeout(PATIENCE), talking_to_openssl(tmp_path, "-tls1_3") as (above, server):
         assert server.stdin is not None
         assert server.stdout is not None
-        above = await connect(port)
-        above.transport.write(b"before\n")
-        await server.stdout.readuntil(b"before\n")
         number = refused = 0
         for _ in range(5):
             server.stdin.write(letter + b"\n")
@@ -463,12 +465,9 @@ async def test_keys_that_change_in_the_middle(tmp_path: Path, letter: bytes) -> 
 @WITH_OPENSSL
 async def test_a_peer_that_negotiates_anew(tmp_path: Path) -> None:
     """TLS 1.2 (RFC 5246 section 7.4.1.1): what is written meanwhile waits until OpenSSL takes it, and goes in order."""
-    async with asyncio.timeout(PATIENCE), openssl(tmp_path, "-tls1_2") as (port, server):
+    async with asyncio.timeout(PATIENCE), talking_to_openssl(tmp_path, "-tls1_2") as (above, server):
         assert server.stdin is not None
         assert server.stdout is not None
-        above = await connect(port)
-        above.transport.write(b"before\n")
-        await server.stdout.readuntil(b"before\n")
         transport = above.transport
         assert isinstance(transport, SecureTransport)
         below, waited = transport._send, 0
@@ -499,12 +498,9 @@ async def test_a_close_while_a_peer_negotiates_anew(
 ) -> None:
     """What waits for the peer goes first, and nothing more is taken or given; a peer that hangs is not waited for."""
     monkeypatch.setattr(secure, "LAST_WORDS", PATIENCE if answers else 0.1)
-    async with asyncio.timeout(PATIENCE), openssl(tmp_path, "-tls1_2") as (port, server):
+    async with asyncio.timeout(PATIENCE), talking_to_openssl(tmp_path, "-tls1_2") as (above, server):
         assert server.stdin is not None
         assert server.stdout is not None
-        above = await connect(port)
-        above.transport.write(b"before\n")
-        await server.stdout.readuntil(b"before\n")
         transport = above.transport
         assert isinstance(transport, SecureTransport)
         below = transport._send

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -27,7 +27,9 @@ class Gate:
         self.reached = asyncio.Event()
         self.opened = asyncio.Event()
         self.answers: list[list[bytes]] = []
-        """Each in its pieces; one without any ends the connection. Then ``second``."""
+        """Each in its pieces, two at most; one without any ends the connection. Then ``second``."""
+        self.come: Callable[[], bool] = lambda: True
+        """Whether the first piece has come."""
 
     async def script(self, line: Line) -> None:
         if line.seen.target == b"/warm":
@@ -38,9 +40,10 @@ class Gate:
         pieces = self.answers.pop(0) if self.answers else [ok(b"second")]
         if not pieces:
             line.cut()
-        for piece in pieces:
+        for number, piece in enumerate(pieces):
+            if number:  # each is a segment of its own
+                await until(self.come)
             await line.send(piece)
-            await asyncio.sleep(0.01)  # each is a segment of its own
 
 
 @asynccontextmanager
@@ -78,6 +81,10 @@ def serves(side: CallerSide) -> bool:
     return side.serving is not None
 
 
+def spoken(upstream: UpstreamSide) -> bool:
+    return not upstream.silent
+
+
 def idle(s: Stage) -> bool:
     return not serves(side_of(s))
 
@@ -97,6 +104,8 @@ async def test_an_answer_in_pieces_is_whole() -> None:
     whole = ok(b"0123456789", b"Content-Type: text/plain")
     for cut in (5, len(whole) - 10, len(whole) - 3):
         async with waiting() as (s, caller, gate):
+            upstream = upstream_of(s)
+            gate.come = partial(spoken, upstream)
             gate.answers = [[whole[:cut], whole[cut:]], [whole]]
             gate.opened.set()
             assert (await caller.answer()).body == b"0123456789"

@@ -3,7 +3,7 @@ A coroutine that goes on without a task, for as long as it waits for nothing but
 
 A task is made, planned, woken and planned once more for every request, and nearly every request waits for one thing only.
 So whoever begins it takes its first step, whoever has the answer the next one, and a task takes over where it waits for
-anything else. ``benchmarks/README.md`` says what that saves; an eager task (Python 3.12) would save the half of it.
+anything else. ``benchmarks/README.md`` says what that saves.
 """
 
 from __future__ import annotations
