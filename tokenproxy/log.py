@@ -48,7 +48,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "listening": Kind(_INFO, "A listener takes connections at `address`."),
     "listener_closed": Kind(_INFO, "A reload took the listener at `address` away."),
     "stopping": Kind(_INFO, "A signal or a command asked for the end; no new requests are taken."),
-    "drain_cut": Kind(_WARNING, "The drain deadline passed; `requests` requests and `tunnels` tunnels were cut off."),
+    "drain_cut": Kind(_WARNING, "The drain deadline passed, or a second signal came; `requests` requests and `tunnels` tunnels were cut off."),
     "stopped": Kind(_INFO, "Everything is closed."),
     "config_reloaded": Kind(_INFO, "The config file was read again and is in force."),
     "config_reload_failed": Kind(_ERROR, "The config file has mistakes; the one before stays in force."),

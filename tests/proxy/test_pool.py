@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from tests.proxy.actors import Line, chunked, ok, post, route_to, stage, until
+from tests.proxy.actors import QUICK, Line, chunked, ok, post, route_to, stage, until
 from tokenproxy.core.settings import Deadlines
 from tokenproxy.core.tokens import TokenSet
 from tokenproxy.proxy.pool import Pool
@@ -312,6 +312,36 @@ async def test_a_chunked_answer_leaves_the_connection_usable() -> None:
         for _ in range(3):
             assert len((await caller.get()).body) == 300_000
         assert s.upstream.connections == 1
+
+
+async def test_each_way_to_fail_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """The one does not hide the other, and an answer that breaks off is a failure too."""
+    answers = [b"rubbish\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc"]
+
+    async def script(line: Line) -> None:
+        if answers:
+            await line.send(answers.pop(0))
+            line.close()
+        else:
+            await asyncio.Event().wait()
+
+    async with stage(script, deadlines=QUICK) as s:
+        for status in (502, 200, 504):
+            caller = await s.caller()
+            await caller.send(b"GET /books/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await caller.head()).status == status
+        told = [record.__dict__["fields"] for record in caplog.records if record.message == "upstream_failed"]
+
+        assert [each["code"] for each in told] == ["upstream_invalid", "upstream_timeout"]
+        await until(lambda: s.plane.in_flight == 0)
+        assert [times for _, times in s.plane.gate._lanes["books"].told.values()] == [1, 0]
+
+
+async def test_an_answer_with_a_large_head_says_which_limit_it_is() -> None:
+    async with stage(ok(b"", b"X-Large: " + b"x" * 100_000)) as s:
+        answer = await (await s.caller()).get()
+        assert (answer.status, answer.code) == (502, "upstream_invalid")
+        assert "head under [limits]" in answer.problem["next_step"]
 
 
 async def test_an_outage_is_one_log_event_and_not_a_thousand(caplog: pytest.LogCaptureFixture) -> None:

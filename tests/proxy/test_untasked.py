@@ -162,11 +162,14 @@ async def test_the_drain_waits_for_it() -> None:
         await closing
 
 
-async def test_the_end_of_the_drain_cuts_it_off() -> None:
+@pytest.mark.parametrize("drain", [0.01, 0], ids=["in time", "by a second signal"])
+async def test_the_end_of_the_drain_cuts_it_off(caplog: pytest.LogCaptureFixture, drain: float) -> None:
     async with waiting() as (s, caller, _gate):
-        await s.plane.close(drain=0.01)
+        await s.plane.close(drain=drain)
         assert await caller.rest() == b""
         assert s.plane.in_flight == 0
+        [told] = [record for record in caplog.records if record.message == "drain_cut"]
+        assert told.__dict__["fields"]["requests"] == 1
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:

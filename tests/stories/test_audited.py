@@ -155,6 +155,7 @@ async def test_required_means_that_nothing_is_done_unseen(tmp_path: Path) -> Non
             )
             assert code != 0
             assert "audit log fails: No space left on device" in err
+            assert "Make room on the disk that audit.file lies on" in err
             async with caller.get(f"{serve.admin}/readyz") as answer:
                 assert (answer.status, "audit log" in await answer.text()) == (503, True)
 

@@ -351,7 +351,12 @@ def _errors(guard: Guard | None, lets_in: Callable[[web.Request], bool]) -> Any:
         if not is_a_change(request):
             return await answered(request, handler)
         if request.path.startswith("/api/") and (why := audit.unavailable()):
-            return refuse(503, "audit_unavailable", f"Nothing is changed while the audit log fails: {why}.")
+            return refuse(
+                503,
+                "audit_unavailable",
+                f"Nothing is changed while the audit log fails: {why}.",
+                next_step="Make room on the disk that audit.file lies on, or mend it; then do it again.",
+            )
         found = await answered(request, handler)
         tell_call(request, found)
         return found

@@ -792,11 +792,13 @@ class Exchange:
 
     def _refuse(self, problem: ProblemError) -> bool:
         """Answer with a problem, or, in the middle of an answer, break off: never a clean end of half an answer."""
+        request = self.request
         if self.answered:
             self.result = "client_gone" if not self.caller.connected else problem.kind.result
+            if self.caller.connected and request is not None:
+                request.lane.tell(problem, self.plane.monotonic())
             self.caller.reset()
             return False
-        request = self.request
         route = request.lane.route.name if request is not None else ""
         if request is not None:
             request.lane.tell(problem, self.plane.monotonic())

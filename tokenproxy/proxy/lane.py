@@ -185,8 +185,8 @@ class Lane:
         self.around = around_token(route)
         self.cards: dict[str, Card] = {}
         self.earlier_cards: dict[str, Card] = {}
-        self.told: dict[str, tuple[float, int]] = {}
-        """Event -> until when it is not told again, and how often it happened since."""
+        self.told: dict[tuple[str, str], tuple[float, int]] = {}
+        """Event and error code -> until when it is not told again, and how often it happened since."""
         self.own_echoes = Echoes(route.request_headers.secrets if route.redact_echo else ())
         """Secrets of the config that each request carries, where they are looked for in answers."""
 
@@ -194,21 +194,21 @@ class Lane:
         """Log what ails the upstream, at most once in ``TELL_EVERY`` seconds: an outage is one event, not a thousand."""
         event = _TOLD.get(problem.code)
         if event is not None:
-            self._tell(event, now, code=problem.code, detail=problem.detail)
+            self._tell((event, problem.code), now, code=problem.code, detail=problem.detail)
 
     def tell_echo(self, now: float, *, place: str) -> None:
         """Count and log an answer in which the upstream repeated our token; ``place`` is "head" or "body"."""
         self.metrics.echoes += 1
-        self._tell("token_echoed", now, place=place)
+        self._tell(("token_echoed", ""), now, place=place)
 
-    def _tell(self, event: str, now: float, **fields: Any) -> None:
-        until, times = self.told.get(event, (0.0, 0))
+    def _tell(self, what: tuple[str, str], now: float, **fields: Any) -> None:
+        until, times = self.told.get(what, (0.0, 0))
         times += 1
         if now < until:
-            self.told[event] = until, times
+            self.told[what] = until, times
             return
-        log.event(_log, event, route=self.route.name, **fields, times=times)
-        self.told[event] = now + TELL_EVERY, 0
+        log.event(_log, what[0], route=self.route.name, **fields, times=times)
+        self.told[what] = now + TELL_EVERY, 0
 
     def echoes(self, card: Card | None) -> Echoes:
         """What the upstream could repeat to a request that was sent with this card, or with no token of ours."""

@@ -231,7 +231,7 @@ class Plane:
             door.close()
         for caller in list(self.callers):
             caller.close_if_idle()
-        if drain > 0 and not await self._drained(drain):
+        if not await self._drained(drain):
             requests = sum(caller.serving is not None for caller in self.callers)
             log.event(_log, "drain_cut", requests=requests, tunnels=len(self.tunnels))
         await self._flushed(end - self.monotonic())

@@ -265,7 +265,7 @@ class UpstreamSide(Side):
                 return
             self._arrived(messages, self.head)
         if self.payload is None and len(self.head) > self.pool.max_head:
-            self.fail(upstream_invalid("The head of the upstream's answer is too large."))
+            self.fail(_head_too_large())
 
     def _take_plain(self, data: bytes) -> bool:
         """Take a final answer of the common form, which the parser need not see; False: it must."""
@@ -349,12 +349,12 @@ class UpstreamSide(Side):
         while self.payload is None:
             end = data.find(BLANK_LINE)
             if end < 0 or data[0] in BLANKS:
-                self.fail(upstream_invalid("The upstream's answer cannot be parsed as HTTP/1.1."))
+                self._refuse_head(data)
                 return
             head, data = data[: end + len(BLANK_LINE)], data[end + len(BLANK_LINE) :]
             messages = self._parse_alone(head)
             if not messages:
-                self.fail(upstream_invalid("The upstream's answer cannot be parsed as HTTP/1.1."))
+                self._refuse_head(head)
                 return
             if messages[-1][0].code == 101:
                 self._switched(messages, head, data)
@@ -364,6 +364,11 @@ class UpstreamSide(Side):
                 return
         if data:
             self._feed_body(self.payload, data)
+
+    def _refuse_head(self, head: bytes) -> None:
+        too_large = len(head) > self.pool.max_head
+        unreadable = "The upstream's answer cannot be parsed as HTTP/1.1."
+        self.fail(_head_too_large() if too_large else upstream_invalid(unreadable))
 
     def _parse_alone(self, head: bytes) -> Any:
         self.parser = self._parser()
@@ -456,6 +461,14 @@ def _lost() -> LostError:
         "upstream_unreachable",
         "The upstream closed the connection without an answer.",
         next_step="Look whether the request was carried out before you send it again.",
+    )
+
+
+def _head_too_large() -> ProblemError:
+    return ProblemError(
+        "upstream_invalid",
+        "The head of the upstream's answer has more bytes than this proxy takes.",
+        next_step="Raise head under [limits] if the upstream's answers are so by nature.",
     )
 
 
